@@ -1,0 +1,135 @@
+--- Calls and casts between two processes of one instance, over a channel of framed messages and descriptors.
+--
+-- Both ends are equal: each may call the other. A message is the string.buffer encoding of one plain table:
+-- { op, params, id } asks (without an id nobody waits for the answer), { re = id, ok, err, data } answers.
+
+local buffer = require "string.buffer"
+local core = require "sockdrawer.core"
+local sync = require "sockdrawer.sync"
+
+local wire = {}
+
+---@class sockdrawer.Peer
+---@field closed boolean
+local Peer = {}
+Peer.__index = Peer
+
+local function close_all(fds)
+  for _, fd in ipairs(fds or {}) do core.close(fd) end
+end
+
+local function traceback(err)
+  if type(err) == "table" then return err end
+  return { text = tostring(err), traceback = debug.traceback(tostring(err), 2) }
+end
+
+-- Runs a handler so that a raise in it becomes an answer like any other.
+local function guarded(handler, params, fds)
+  local ok, result, err, data = xpcall(handler, traceback, params, fds)
+  if not ok then return nil, result.text or "error", { traceback = result.traceback } end
+  if result == nil and err == nil then result = true end
+  return result, err, data
+end
+
+function Peer:_answer(id, result, err, data)
+  local ok, bytes = pcall(buffer.encode, { re = id, ok = result, err = err, data = data })
+  if not ok then bytes = buffer.encode { re = id, err = "the answer cannot be sent: " .. tostring(bytes) } end
+  self.channel:send(bytes)
+end
+
+function Peer:_serve(message, fds)
+  local handler = self.handlers[message.op]
+  if not handler then
+    close_all(fds)
+    if message.id then self:_answer(message.id, nil, "unknown operation " .. tostring(message.op)) end
+    return
+  end
+  core.spawn(function()
+    local result, err, data = guarded(handler, message.params or {}, fds)
+    if message.id then return self:_answer(message.id, result, err, data) end
+    if result == nil and self.handlers.failed then self.handlers.failed(message.op, err, data) end
+  end):detach()
+end
+
+function Peer:_dispatch(message, fds)
+  if not message.re then return self:_serve(message, fds) end
+  close_all(fds)
+  local pending = self.pending[message.re]
+  self.pending[message.re] = nil
+  if pending then pending:resolve(message.ok, message.err, message.data) end
+end
+
+function Peer:_finish()
+  if self.closed then return end
+  self.closed = true
+  self.channel:close()
+  local pending = self.pending
+  self.pending = {}
+  for _, promise in pairs(pending) do promise:resolve(nil, "closed") end
+  if self.handlers.closed then self.handlers.closed() end
+end
+
+-- What cannot be decoded comes from a broken process: it is treated as gone, not believed in part.
+function Peer:_read()
+  while not self.closed do
+    local bytes, fds = self.channel:receive()
+    if not bytes then break end
+    local ok, message = pcall(buffer.decode, bytes)
+    if not ok or type(message) ~= "table" then
+      close_all(fds)
+      break
+    end
+    self:_dispatch(message, fds)
+  end
+  self:_finish()
+end
+
+--- Speaks over `channel`, answering with `handlers[op](params, fds) → result | nil, err, data`.
+-- Each incoming message gets its own task, started in order of arrival. `handlers.closed()` is called once at the
+-- end, `handlers.failed(op, err, data)` for a cast whose handler failed (there is nobody to tell).
+---@param channel table  a core.channel
+---@param handlers table<string, function>
+---@return sockdrawer.Peer
+function wire.new(channel, handlers)
+  local self = setmetatable({ channel = channel, handlers = handlers, pending = {}, last_id = 0, closed = false }, Peer)
+  core.spawn(function() self:_read() end):detach()
+  return self
+end
+
+--- Asks the other side and waits for its answer.
+---@param op string
+---@param params table|nil plain data
+---@param options { timeout?: number, fds?: integer[] }|nil
+---@return any result, string|nil err "closed", "timeout" or what the other side says; any data
+function Peer:call(op, params, options)
+  options = options or {}
+  if self.closed then return nil, "closed" end
+  self.last_id = self.last_id + 1
+  local id, promise = self.last_id, sync.promise()
+  self.pending[id] = promise
+  local ok, err = self.channel:send(buffer.encode { op = op, params = params or {}, id = id }, options.fds)
+  if not ok then
+    self.pending[id] = nil
+    return nil, err
+  end
+  local result, why, data = promise:wait(options.timeout)
+  self.pending[id] = nil
+  return result, why, data
+end
+
+--- Tells the other side something; never waits.
+---@param op string
+---@param params table|nil plain data
+---@param fds integer[]|nil
+---@return true|nil, string|nil err
+function Peer:cast(op, params, fds)
+  if self.closed then return nil, "closed" end
+  return self.channel:send(buffer.encode { op = op, params = params or {} }, fds)
+end
+
+--- Ends the conversation: calls under way answer nil, "closed".
+function Peer:close()
+  self:_finish()
+end
+
+return wire
