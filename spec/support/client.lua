@@ -1,0 +1,63 @@
+-- What specs do with connections. LuaSocket's select stops at 1024 descriptors: keep the numbers small.
+local process = require "spec.support.process"
+
+local client = {}
+
+local function deadline(connection, seconds)
+  connection:settimeout((seconds or 5) * process.scale)
+end
+
+-- n connections to a pool of a server from spec.support.server.
+function client.many(s, n, pool)
+  local list = {}
+  for i = 1, n do list[i] = assert(s:connect(pool)) end
+  return list
+end
+
+function client.close_all(list)
+  for _, connection in ipairs(list) do connection:close() end
+end
+
+-- A line without its end, or nil, err, partial.
+function client.line(connection, seconds)
+  deadline(connection, seconds)
+  return connection:receive "*l"
+end
+
+-- Exactly n bytes, or nil, err, partial.
+function client.bytes(connection, n, seconds)
+  deadline(connection, seconds)
+  return connection:receive(n)
+end
+
+-- Everything up to the end of the stream; raises when that does not come.
+function client.rest(connection, seconds)
+  deadline(connection, seconds)
+  local all, err, partial = connection:receive "*a"
+  if all then return all end
+  if err == "closed" then return partial end
+  error(("the other side did not close: %s after %q"):format(err, partial), 2)
+end
+
+-- Sends a line and returns the line that comes back.
+function client.ask(connection, text, seconds)
+  assert(connection:send(text .. "\n"))
+  return client.line(connection, seconds)
+end
+
+-- Raises unless the other side closes without another byte.
+function client.expect_closed(connection, seconds)
+  local rest = client.rest(connection, seconds)
+  if rest ~= "" then error(("expected the end, got %q"):format(rest), 2) end
+  return true
+end
+
+-- Raises if something comes, or the other side closes, within `seconds`.
+function client.expect_silence(connection, seconds)
+  connection:settimeout(seconds)
+  local byte, err = connection:receive(1)
+  if byte or err ~= "timeout" then error(("expected silence, got %q"):format(byte or err), 2) end
+  return true
+end
+
+return client
