@@ -1,0 +1,271 @@
+/* What all processes of an instance know without asking each other: one shared
+ * mapping with a slot per worker and an entry per pool.
+ *
+ * A slot says who the worker is (written by the supervisor) and what it does
+ * right now (written by the worker, in place, without a lock). A pool says
+ * which generation is current, how many connections it may have, and how many
+ * each worker holds. The supervisor can thus answer for a worker that is stuck,
+ * and settle the accounts of one that has died.
+ *
+ * Indexes count from 0. One that is out of range is our own mistake. */
+#ifndef SD_BASE_SCOREBOARD_H
+#define SD_BASE_SCOREBOARD_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#define SD_SCOREBOARD_UNLIMITED UINT64_MAX
+#define SD_SCOREBOARD_NO_POOL UINT32_MAX
+#define SD_SCOREBOARD_NO_SLOT UINT32_MAX
+#define SD_SCOREBOARD_NAME_MAX 128 /* bytes of a pool's name, NUL included */
+#define SD_SCOREBOARD_LINE 64      /* what two CPUs must not share in a hurry */
+
+typedef enum {
+  SD_SLOT_FREE,
+  SD_SLOT_STARTING,
+  SD_SLOT_RUNNING,
+  SD_SLOT_STUCK,
+  SD_SLOT_DRAINING,
+} sd_slot_state;
+
+/* One per slot and pool; written only by the slot's process, read by all. */
+typedef struct {
+  _Atomic uint64_t accepted;
+  _Atomic uint64_t closed;
+  _Atomic uint64_t rejected;
+  _Atomic uint64_t connections; /* live now */
+} sd_pool_counters;
+
+typedef struct {
+  /* Written by the worker, entered_ns and what follows at every entry. */
+  _Alignas(SD_SCOREBOARD_LINE) _Atomic uint64_t entered_ns; /* 0: not in Lua */
+  _Atomic uint64_t generation;
+  _Atomic uint64_t connection;
+  _Atomic uint32_t pool;
+  _Atomic uint32_t loading;
+  _Atomic uint64_t beat_ns; /* CLOCK_MONOTONIC of the last beat */
+  _Atomic uint64_t lag_ns;  /* how late that beat came */
+  _Atomic uint64_t dropped_logs;
+  /* Written by the supervisor. */
+  _Alignas(SD_SCOREBOARD_LINE) _Atomic uint32_t state;
+  _Atomic int32_t pid;
+  _Atomic int32_t loop;
+} sd_scoreboard_slot;
+
+typedef struct {
+  _Alignas(SD_SCOREBOARD_LINE) _Atomic uint64_t generation;
+  /* Guarded by the mutex; `held` per slot is the truth, `total` its sum. */
+  _Alignas(SD_SCOREBOARD_LINE) pthread_mutex_t mutex;
+  _Atomic uint64_t max;
+  _Atomic uint64_t total;
+  uint32_t waiting; /* somebody was refused since the last ring */
+  _Atomic uint32_t open;
+  /* Written by the supervisor only. */
+  _Alignas(SD_SCOREBOARD_LINE) sd_pool_counters base; /* of slots now reaped */
+  char name[SD_SCOREBOARD_NAME_MAX];
+} sd_scoreboard_pool;
+
+/* This process's view. The pointers lead into the mapping. */
+typedef struct {
+  void *mapping;
+  size_t size;
+  int fd;             /* the memfd */
+  int bell;           /* the eventfd that release rings */
+  bool owns;          /* close the descriptors at the end */
+  uint32_t slot;      /* ours, or SD_SCOREBOARD_NO_SLOT */
+  uint32_t nslots;
+  uint32_t npools;
+  sd_scoreboard_slot *slots;
+  sd_scoreboard_pool *pools;
+  sd_pool_counters *counters; /* a row of pools for each slot */
+  size_t counters_stride;     /* counters in a row, padded to whole lines */
+  _Atomic uint32_t *held;     /* a row of slots for each pool */
+} sd_scoreboard;
+
+/* Makes mapping and bell; both descriptors are close-on-exec and belong to the
+ * handle. Negative errno on failure, then nothing is left behind. */
+int sd_scoreboard_create(sd_scoreboard *out, uint32_t slots, uint32_t pools);
+
+/* Maps the scoreboard behind `fd`, as the process of `slot` (or of none). The
+ * descriptors stay the caller's: `bell` must outlive the handle. */
+int sd_scoreboard_attach(sd_scoreboard *out, int fd, int bell, uint32_t slot);
+
+/* Unmaps. Closing twice is harmless. */
+void sd_scoreboard_close(sd_scoreboard *sb);
+
+/* Wakes everybody who polls the bell. It is polled edge-triggered and never
+ * read: each ring is an event for each of them. */
+void sd_scoreboard_ring(const sd_scoreboard *sb);
+
+/* ---- admission: exact over all processes ---- */
+
+/* Takes one place of the pool in our slot's name. 0, or -EAGAIN when it is
+ * full: then the bell will ring once there is room again. */
+int sd_scoreboard_reserve(sd_scoreboard *sb, uint32_t pool);
+
+/* Gives one place back. */
+void sd_scoreboard_release(sd_scoreboard *sb, uint32_t pool);
+
+/* Lowering it cuts nobody; raising it rings for those that were refused. */
+void sd_scoreboard_set_max(sd_scoreboard *sb, uint32_t pool, uint64_t max);
+
+/* ---- pools: the supervisor's verbs ---- */
+
+/* -EINVAL for a name that is too long, -EBUSY while the index is in use, be it
+ * only by connections of a pool that was closed. Starts without a limit. */
+int sd_scoreboard_pool_open(sd_scoreboard *sb, uint32_t pool, const char *name);
+
+/* Admits nobody any more. The numbers stay readable until the next open. */
+void sd_scoreboard_pool_close(sd_scoreboard *sb, uint32_t pool);
+
+typedef struct {
+  char name[SD_SCOREBOARD_NAME_MAX];
+  bool open;
+  uint64_t generation;
+  uint64_t max;
+  uint64_t reserved; /* places taken: connections, and accepts under way */
+  uint64_t accepted;
+  uint64_t closed;
+  uint64_t rejected;
+  uint64_t connections;
+} sd_pool_view;
+
+/* Reads without the lock, so that nobody who holds it can delay an answer. */
+void sd_scoreboard_pool_read(const sd_scoreboard *sb, uint32_t pool,
+                             sd_pool_view *out);
+void sd_scoreboard_pool_slot_read(const sd_scoreboard *sb, uint32_t pool,
+                                  uint32_t slot, sd_pool_view *out);
+
+/* ---- slots: the supervisor's verbs ---- */
+
+typedef struct {
+  sd_slot_state state;
+  int32_t pid;
+  int32_t loop;
+  uint64_t connections; /* over all pools */
+  uint64_t lag_ns;
+  uint64_t beat_ns;
+  uint64_t dropped_logs;
+  bool loading;
+  uint64_t entered_ns; /* 0: idle, and the next three mean nothing */
+  uint32_t pool;       /* SD_SCOREBOARD_NO_POOL: not for a connection */
+  uint64_t generation;
+  uint64_t connection;
+} sd_slot_view;
+
+void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot,
+                             sd_slot_view *out);
+
+/* Frees the slot of a process that has ended: its counters join the pools', its
+ * live connections count as closed, its places are given back, the bell rings.
+ * Returns how many connections were lost. */
+uint64_t sd_scoreboard_slot_reap(sd_scoreboard *sb, uint32_t slot);
+
+const char *sd_slot_state_name(sd_slot_state state);
+
+/* The state of that name, or -1. */
+int sd_slot_state_named(const char *name);
+
+/* ---- the hot path ---- */
+
+static inline uint64_t sd_scoreboard_clock(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static inline sd_scoreboard_slot *sd_scoreboard_own(const sd_scoreboard *sb) {
+  return &sb->slots[sb->slot];
+}
+
+/* We are in Lua from now on, for this connection. The stamp is stored last, so
+ * that whoever sees it sees what it belongs to. */
+static inline void sd_scoreboard_slot_enter(const sd_scoreboard *sb,
+                                            uint32_t pool, uint64_t generation,
+                                            uint64_t connection) {
+  sd_scoreboard_slot *s = sd_scoreboard_own(sb);
+  atomic_thread_fence(memory_order_release); /* after the 0 of the last leave */
+  atomic_store_explicit(&s->pool, pool, memory_order_relaxed);
+  atomic_store_explicit(&s->generation, generation, memory_order_relaxed);
+  atomic_store_explicit(&s->connection, connection, memory_order_relaxed);
+  atomic_store_explicit(&s->entered_ns, sd_scoreboard_clock(),
+                        memory_order_release);
+}
+
+static inline void sd_scoreboard_slot_leave(const sd_scoreboard *sb) {
+  atomic_store_explicit(&sd_scoreboard_own(sb)->entered_ns, 0,
+                        memory_order_release);
+}
+
+/* The loop turns; `lag_ns` is how much later than it wanted. */
+static inline void sd_scoreboard_beat(const sd_scoreboard *sb, uint64_t lag_ns) {
+  sd_scoreboard_slot *s = sd_scoreboard_own(sb);
+  atomic_store_explicit(&s->lag_ns, lag_ns, memory_order_relaxed);
+  atomic_store_explicit(&s->beat_ns, sd_scoreboard_clock(),
+                        memory_order_relaxed);
+}
+
+/* Loading code may take long without being stuck. */
+static inline void sd_scoreboard_loading(const sd_scoreboard *sb, bool on) {
+  atomic_store_explicit(&sd_scoreboard_own(sb)->loading, on,
+                        memory_order_relaxed);
+}
+
+static inline void sd_scoreboard_dropped_log(const sd_scoreboard *sb) {
+  atomic_fetch_add_explicit(&sd_scoreboard_own(sb)->dropped_logs, 1,
+                            memory_order_relaxed);
+}
+
+/* Only its owner writes a counter, so a plain load and store will do. */
+static inline void sd_counter_add(_Atomic uint64_t *counter, uint64_t n) {
+  uint64_t now = atomic_load_explicit(counter, memory_order_relaxed);
+  atomic_store_explicit(counter, now + n, memory_order_relaxed);
+}
+
+static inline sd_pool_counters *sd_scoreboard_counters_of(
+    const sd_scoreboard *sb, uint32_t slot, uint32_t pool) {
+  return &sb->counters[slot * sb->counters_stride + pool];
+}
+
+/* Our own counters of this pool. */
+static inline sd_pool_counters *sd_scoreboard_counters(const sd_scoreboard *sb,
+                                                       uint32_t pool) {
+  return sd_scoreboard_counters_of(sb, sb->slot, pool);
+}
+
+static inline void sd_scoreboard_count_accepted(const sd_scoreboard *sb,
+                                                uint32_t pool) {
+  sd_pool_counters *c = sd_scoreboard_counters(sb, pool);
+  sd_counter_add(&c->connections, 1);
+  sd_counter_add(&c->accepted, 1);
+}
+
+static inline void sd_scoreboard_count_closed(const sd_scoreboard *sb,
+                                              uint32_t pool) {
+  sd_pool_counters *c = sd_scoreboard_counters(sb, pool);
+  sd_counter_add(&c->connections, UINT64_MAX); /* one less */
+  sd_counter_add(&c->closed, 1);
+}
+
+static inline void sd_scoreboard_count_rejected(const sd_scoreboard *sb,
+                                                uint32_t pool) {
+  sd_counter_add(&sd_scoreboard_counters(sb, pool)->rejected, 1);
+}
+
+/* The current generation. Storing it is the moment a change takes effect: every
+ * acceptor compares it before it accepts. */
+static inline uint64_t sd_scoreboard_generation(const sd_scoreboard *sb,
+                                                uint32_t pool) {
+  return atomic_load(&sb->pools[pool].generation);
+}
+
+static inline void sd_scoreboard_set_generation(sd_scoreboard *sb,
+                                                uint32_t pool, uint64_t n) {
+  atomic_store(&sb->pools[pool].generation, n);
+}
+
+#endif
