@@ -1,0 +1,52 @@
+#!/bin/bash
+# Unit tests and specs against one build folder. usage: run-tests.sh BUILD SPEC…
+# Every spec file is a busted process of its own, as many at a time as there are processors.
+# The last line is `N passed, N failed`, with `, N skipped` if there were any.
+set -u
+build=$1; shift
+export SOCKDRAWER_BIN="$PWD/$build/bin/sockdrawer" SOCKDRAWER_BUILD="$build"
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+
+unit_tests() {
+  ctest --test-dir "$build" --output-on-failure --timeout 120 >"$results/ctest.out" 2>&1 </dev/null
+  awk '/ Passed /  { passed++ }
+       /\*\*\*/    { failed++ }
+       END { print passed + 0, failed + 0, 0 }' "$results/ctest.out" >"$results/ctest.count"
+  read -r passed failed _ <"$results/ctest.count"
+  echo "unit tests in C: $passed passed, $failed failed"
+  [ "$failed" = 0 ] || cat "$results/ctest.out"
+}
+
+one_spec() {
+  file=$1 name=${1//\//_}
+  start=$SECONDS
+  LUA_CPATH="$PWD/$SOCKDRAWER_BUILD/lib/?.so;;" timeout -k 10 300 \
+    luajit "$(command -v busted)" --output=plainTerminal "$file" >"$results/$name.out" 2>&1 </dev/null
+  status=$?
+  # "3 successes / 0 failures / 1 error / 0 pending : 0.02 seconds"
+  counts=$(sed -nE 's/^([0-9]+) success(es)? \/ ([0-9]+) failures? \/ ([0-9]+) errors? \/ ([0-9]+) pending.*/\1 \3 \4 \5/p' \
+    "$results/$name.out" | tail -n 1)
+  read -r passed failures errors pending <<<"${counts:-0 0 1 0}"
+  failed=$((failures + errors))
+  [ "$status" = 0 ] || [ "$failed" != 0 ] || failed=1
+  echo "$passed $failed $pending" >"$results/$name.count"
+  echo "$file: $passed passed, $failed failed, $pending skipped ($((SECONDS - start)) s)"
+  [ "$failed" = 0 ] || { [ "$status" != 124 ] || echo "(stopped after 300 s)"; cat "$results/$name.out"; }
+}
+export -f one_spec
+export results
+
+unit_tests
+for folder in "$@"; do
+  [ -e "$folder" ] && find "$folder" -name '*_spec.lua'
+done | sort | xargs -r -P "$(nproc)" -I{} bash -c 'one_spec {}'
+
+cat "$results"/*.count | awk '
+  { passed += $1; failed += $2; skipped += $3 }
+  END {
+    printf "%d passed, %d failed", passed, failed
+    if (skipped) printf ", %d skipped", skipped
+    print ""
+    exit failed > 0 || passed == 0
+  }'
