@@ -1,35 +1,31 @@
 # The commands of the README. CMakeLists.txt is the build definition; this only calls it.
 BUILD ?= build
-CMAKE ?= cmake
 JOBS := $(shell nproc)
-export DEBIAN_FRONTEND = noninteractive
+CMAKE_FLAGS ?=
 
-.PHONY: all run test check sanitize bench clean install-run install-test install-check
+.PHONY: all build-quietly run test check sanitize bench clean install-run install-test install-check
 
-all: $(BUILD)/Makefile
-	@$(CMAKE) --build $(BUILD) --parallel $(JOBS) $(QUIET)
+all:
+	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS) $(QUIETLY)
+	@cmake --build $(BUILD) --parallel $(JOBS) $(QUIETLY)
 
-$(BUILD)/Makefile: CMakeLists.txt
-	@$(CMAKE) -S . -B $(BUILD) $(CMAKE_FLAGS) $(QUIET)
+build-quietly:
+	@$(MAKE) --no-print-directory all QUIETLY=">/dev/null"
 
-# A machine without the test packages can still build and run.
-run: QUIET = >/dev/null
-run: CMAKE_FLAGS = -DBUILD_TESTING=OFF
-run: BUILD = build/run
-run:
-	@scripts/install-packages.sh run
-	@$(MAKE) --no-print-directory all BUILD=$(BUILD) CMAKE_FLAGS="$(CMAKE_FLAGS)" QUIET="$(QUIET)"
+run: install-run
+	@$(MAKE) --no-print-directory build-quietly
 	@exec demo/run.sh $(BUILD)/bin/sockdrawer
 
 test: install-test
-	@$(MAKE) --no-print-directory all QUIET=">/dev/null"
+	@$(MAKE) --no-print-directory build-quietly
 	@scripts/run-tests.sh $(BUILD) spec
 
 check: install-check
 	@scripts/run-checks.sh
 
+# Everything that runs C code of ours, with ASan and UBSan in it.
 sanitize: install-test
-	@$(MAKE) --no-print-directory all BUILD=build/sanitize CMAKE_FLAGS=-DSOCKDRAWER_SANITIZE=ON QUIET=">/dev/null"
+	@$(MAKE) --no-print-directory build-quietly BUILD=build/sanitize CMAKE_FLAGS=-DSOCKDRAWER_SANITIZE=ON
 	@SOCKDRAWER_TIME_SCALE=4 scripts/run-tests.sh build/sanitize spec/server spec/regress
 
 bench: all

@@ -171,7 +171,8 @@ local Child = {}
 Child.__index = Child
 
 -- Starts options.args ({program, …}) in options.cwd with options.env laid over our own environment (false removes).
--- stdin is options.stdin (a file's path) or /dev/null; stdout a pipe; stderr options.stderr (a file, appended to) or a pipe.
+-- stdin is options.stdin (a file's path) or /dev/null; stdout a pipe; stderr options.stderr (a file's path, appended
+-- to) or a pipe.
 function process.start(options)
   local actions = ffi.new "char[512]"
   C.posix_spawn_file_actions_init(actions)

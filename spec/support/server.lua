@@ -80,14 +80,14 @@ local function wait_ready(s, timeout)
 end
 
 -- Starts an instance and returns once it is ready. options:
---   script (text of main.lua) or path; files = { ["handlers/x.lua"] = text }; args, env, cwd, timeout;
+--   script (text of main.lua) or path; files = { ["handlers/x.lua"] = text }; args, env, cwd, timeout, program;
 --   expect_fail = true: waits for its end instead; then s.exit is its exit status.
 function server.start(options)
   local folder = server.folder()
   for name, text in pairs(options.files or {}) do server.write(folder, name, text) end
   local script = options.path and absolute(options.path) or server.write(folder, "main.lua", options.script)
   local s = setmetatable({ folder = folder, control = folder .. "/ctl.sock", listening = {}, taken = 1 }, Server)
-  local args = { server.program(), script, "-c", s.control }
+  local args = { options.program or server.program(), script, "-c", s.control }
   for _, word in ipairs(options.args or {}) do args[#args + 1] = word end
   s.log_path = folder .. "/stderr.log"
   s.child = assert(process.start {
