@@ -3,7 +3,7 @@ package = "sockdrawer"
 version = "scm-1"
 
 source = {
-  url = "git+https://github.com/sockdrawer/sockdrawer.git",
+  url = "git+file://.", -- a checkout: `luarocks make` builds it where it stands
 }
 
 description = {
