@@ -3,7 +3,8 @@ BUILD ?= build
 JOBS := $(shell nproc)
 CMAKE_FLAGS ?=
 
-.PHONY: all build-quietly run test check sanitize bench clean install-run install-test install-check
+.PHONY: all build-quietly run test check sanitize bench clean reference install-run install-test \
+  install-check
 
 all:
 	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS) $(QUIETLY)
@@ -30,6 +31,10 @@ sanitize: install-test
 
 bench: all
 	@luajit bench/run.lua $(ARGS)
+
+# What users can write and type, from the tables that check it.
+reference:
+	@luajit scripts/write-reference.lua >docs/reference.md
 
 install-run install-test install-check:
 	@scripts/install-packages.sh $(@:install-%=%)
