@@ -1,0 +1,382 @@
+--- The verbs that operate a running instance: one row each, from which the command line, the check of parameters,
+--- `--help` and the documentation come.
+--
+-- A row's `args` are the positional words, its `options` the dashed ones; both are parameters by name in JSON-RPC
+-- and in `sd.ctl`. `changes` marks what is logged with who asked, `show` names the table for people, `patient` says
+-- that the answer may take long by nature, `stage` that the verb comes later.
+
+local verbs = {}
+
+---@class sockdrawer.Parameter
+---@field name string      as in JSON-RPC; the command line writes `_` as `-`
+---@field type string
+---@field help string
+---@field optional? boolean
+---@field many? boolean    takes all remaining words
+---@field choices? string[]
+---@field later? table<string|boolean, integer>   values that a later stage brings
+
+---@class sockdrawer.Verb
+---@field name string
+---@field help string
+---@field args sockdrawer.Parameter[]
+---@field options sockdrawer.Parameter[]
+---@field changes? boolean
+---@field patient? boolean
+---@field show? string
+---@field stage? integer
+---@field usage? string
+---@field supervised? boolean
+
+-- Each type: what is allowed, in words; `check` takes a Lua value and answers ok, value; `parse` makes one of a word.
+local types = {}
+
+local function is_text(value)
+  return type(value) == "string" and value ~= "" and #value <= 4096 and not value:find "%c", value
+end
+
+local function between(low, high, whole)
+  return function(value)
+    local good = type(value) == "number" and value >= low and value <= high
+    return good and not (whole and value % 1 ~= 0), value
+  end
+end
+
+local function names_of(value)
+  if type(value) ~= "table" then return value end
+  for _, name in pairs(value) do
+    if type(name) ~= "string" then return nil end
+  end
+  return table.concat(value, ",")
+end
+
+types.text = { allowed = "a text", check = is_text }
+types.pools = {
+  allowed = "a pool's name, or several: a,b",
+  check = function(value) return is_text(names_of(value)) end,
+}
+types.seconds = { allowed = "seconds, from 0", check = between(0, 1e9), parse = tonumber }
+types.deadline = {
+  allowed = 'seconds from 0, or "infinity"',
+  parse = function(word) return tonumber(word) or word end,
+  check = function(value)
+    if value == false or value == "infinity" or value == math.huge then return true, false end
+    return types.seconds.check(value)
+  end,
+}
+types.count = { allowed = "a whole number from 1", check = between(1, 2 ^ 53, true), parse = tonumber }
+types.flag = {
+  allowed = "true or false",
+  check = function(value) return type(value) == "boolean", value end,
+}
+types.choice = { check = is_text }
+types.network = {
+  allowed = "an address or network such as 10.0.0.0/8",
+  check = function(value)
+    return type(value) == "string" and #value < 64 and value:find "^[%x.:]+$" ~= nil
+      or type(value) == "string" and value:find "^[%x.:]+/%d%d?%d?$" ~= nil, value
+  end,
+}
+types.texts = {
+  allowed = "one text or a list of them",
+  check = function(value)
+    local list = type(value) == "table" and value or { value }
+    for key, item in pairs(list) do
+      if type(key) ~= "number" or not is_text(item) then return false end
+    end
+    return #list > 0, list
+  end,
+}
+
+local function parameter(name, type_name, help, more)
+  local row = { name = name, type = type_name, help = help }
+  for key, value in pairs(more or {}) do row[key] = value end
+  return row
+end
+
+local OPTIONAL = { optional = true }
+local POOL = parameter("pool", "text", "the pool")
+local ANY_POOL = parameter("pool", "text", "one pool only", OPTIONAL)
+local POOLS = parameter("pool", "pools", "the pool; several, a,b, change together or not at all")
+local DEADLINE = parameter("deadline", "deadline", "cut what is left after so many seconds (infinity: never)")
+local WAIT = parameter("wait", "seconds", "queue so long behind another change instead of answering busy")
+local GENERATION = parameter("generation", "count", "only those of this generation")
+local LOOP = parameter("loop", "count", "only those of this loop")
+local PEER = parameter("peer", "network", "only peers in this network")
+local IDLE_OVER = parameter("idle_over", "seconds", "only those idle for longer")
+local MODE = parameter("mode", "choice", "new: open connections stay on their code; drain: they are asked to end",
+  { choices = { "new", "drain" }, later = { migrate = 2 } })
+
+-- What `conns` lists, in the order of its columns.
+verbs.connection_columns = {
+  "id", "pool", "generation", "loop", "peer", "local", "age", "idle", "bytes_in", "bytes_out", "state",
+}
+verbs.log_levels = { "debug", "info", "warn", "error", "off" }
+
+---@type sockdrawer.Verb[]
+verbs.rows = {
+  { name = "status", help = "how the instance, its loops and its pools are", show = "status" },
+  { name = "tree", help = "everything that is supervised", show = "tree" },
+  { name = "info", help = "everything about one pool", args = { POOL }, show = "fields" },
+  { name = "get", help = "options as they are in force, of the server or of a pool", show = "fields",
+    args = { ANY_POOL, parameter("key", "text", "one option, dotted: timeouts.idle", OPTIONAL) } },
+  { name = "conns", help = "open connections", args = { ANY_POOL }, show = "conns",
+    options = {
+      GENERATION, LOOP, PEER, IDLE_OVER,
+      parameter("sort", "choice", "order by this column", { choices = verbs.connection_columns }),
+      parameter("limit", "count", "no more rows than this"),
+      parameter("after", "text", "go on after this connection's id"),
+    } },
+  { name = "gens", help = "the generations of a pool", args = { POOL }, show = "gens" },
+  { name = "swap", help = "put new code into service: the pool's module read anew, or another one",
+    args = { POOLS, parameter("module", "text", "another handler module", OPTIONAL) },
+    options = { MODE, DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
+  { name = "rollback", help = "go back to the code that was in service before", args = { POOLS },
+    options = { MODE, DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
+  { name = "reload", help = "evaluate the script again and apply the whole difference, or nothing",
+    options = {
+      WAIT,
+      parameter("dry_run", "flag", "only say what would change"),
+      parameter("reset", "flag", "drop what was changed at run time"),
+    }, changes = true, patient = true, show = "fields" },
+  { name = "diff", help = "the script on disk against what is running", args = { ANY_POOL }, patient = true,
+    show = "fields" },
+  { name = "drain", help = "stop a pool: no new connections, the open ones are asked to end", args = { POOL },
+    options = { DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
+  { name = "close", help = "close connections, by id or by what they have in common",
+    args = { parameter("ids", "texts", "ids of connections", { optional = true, many = true, alias = "conn" }) },
+    options = {
+      parameter("pool", "text", "those of this pool"), GENERATION, LOOP, PEER, IDLE_OVER,
+      parameter("reset", "flag", "with a reset, dropping what is still queued"),
+    }, changes = true, patient = true, show = "line" },
+  { name = "log", help = "change the log level, of everything or of one pool",
+    args = { parameter("level", "choice", "the least serious lines to write", { choices = verbs.log_levels }),
+      ANY_POOL },
+    changes = true, show = "line" },
+  { name = "stop", help = "drain everything and end the instance",
+    options = { parameter("now", "flag", "cut everything at once"), DEADLINE },
+    changes = true, patient = true, show = "line" },
+
+  { name = "promote", stage = 2, usage = "POOL", help = "give a canary all new connections" },
+  { name = "relisten", stage = 2, usage = "POOL ADDR…", help = "change the listen addresses" },
+  { name = "set", stage = 2, usage = "[POOL] KEY=VALUE…", help = "change options" },
+  { name = "replace", stage = 2, usage = "POOL KEY=VALUE…", help = "set options, all others to their defaults" },
+  { name = "scale", stage = 2, usage = "[POOL] acceptors=N|size=N|loops=N", help = "more or fewer of something",
+    supervised = true },
+  { name = "purge", stage = 2, usage = "POOL [--grace S]", help = "close connections of older generations" },
+  { name = "suspend", stage = 2, usage = "POOL [--mode hold|refuse]", help = "accept nothing for a while" },
+  { name = "resume", stage = 2, usage = "POOL", help = "accept again" },
+  { name = "wait", stage = 2, usage = 'POOL "== 0"', help = "wait for a number of connections" },
+  { name = "move", stage = 2, usage = "CONN LOOP", help = "move a connection to another loop" },
+  { name = "roll", stage = 2, help = "replace all workers, one by one", supervised = true },
+  { name = "upgrade", stage = 2, usage = "[PROGRAM]", help = "go on under a new program", supervised = true },
+  { name = "conn", stage = 3, usage = "CONN", help = "everything about one connection" },
+  { name = "post", stage = 3, usage = "CONN TEXT", help = "send a message to a connection's task" },
+  { name = "restart", stage = 3, usage = "LOOP", help = "replace one worker" },
+  { name = "tasks", stage = 3, usage = "[POOL]", help = "what runs and what it waits for" },
+  { name = "events", stage = 3, usage = "[--follow]", help = "what happened" },
+  { name = "retarget", stage = 7, usage = "POOL ADDR…", help = "change where a connect pool connects to" },
+  { name = "trace", stage = 6, usage = "CONN|POOL", help = "watch the traffic of connections" },
+  { name = "profile", stage = 6, usage = "LOOP|POOL", help = "where the time goes" },
+  { name = "top", stage = 6, help = "the busiest" },
+  { name = "history", stage = 6, help = "changes so far" },
+  { name = "metrics", stage = 6, help = "all counters" },
+  { name = "eval", stage = 6, usage = "POOL CODE", help = "run a piece of Lua on every loop" },
+  { name = "repl", stage = 6, usage = "POOL", help = "Lua, interactively" },
+  { name = "actor", stage = 8, usage = "…", help = "actors" },
+  { name = "cluster", stage = 9, usage = "…", help = "the cluster" },
+}
+
+local by_name = {}
+for _, row in ipairs(verbs.rows) do
+  row.args, row.options = row.args or {}, row.options or {}
+  by_name[row.name] = row
+end
+
+--- The row of a verb, or nil.
+---@param name string
+---@return sockdrawer.Verb?
+function verbs.find(name)
+  return by_name[name]
+end
+
+-- Every parameter of a verb, positional ones first.
+local function each_parameter(row)
+  local list = {}
+  for _, item in ipairs(row.args) do list[#list + 1] = item end
+  for _, item in ipairs(row.options) do list[#list + 1] = item end
+  return ipairs(list)
+end
+
+local function quoted(value)
+  if type(value) == "string" then return ('"%s"'):format(value:sub(1, 60):gsub("%c", "?")) end
+  if type(value) == "table" then return "a list or object" end
+  return tostring(value)
+end
+
+local function allowed_by(item)
+  if not item.choices then return types[item.type].allowed end
+  return "one of " .. table.concat(item.choices, ", ")
+end
+
+local function is_choice(item, value)
+  if not item.choices then return true end
+  for _, choice in ipairs(item.choices) do
+    if choice == value then return true end
+  end
+  return false
+end
+
+-- ok, value; or false, word, message.
+local function check_value(item, value)
+  local stage = item.later and type(value) == "string" and item.later[value]
+  if stage then return false, "later", ("%s %s is not available yet (stage %d)"):format(item.name, value, stage) end
+  local ok, result = types[item.type].check(value)
+  if ok and is_choice(item, result) then return true, result end
+  return false, "params", ("%s must be %s, not %s"):format(item.name, allowed_by(item), quoted(value))
+end
+
+local function parameter_names(row)
+  local names = {}
+  for _, item in each_parameter(row) do names[#names + 1] = item.name end
+  if #names == 0 then return "it takes none" end
+  return "allowed: " .. table.concat(names, ", ")
+end
+
+local function find_unknown(row, params)
+  local known, unknown = {}, {}
+  for _, item in each_parameter(row) do
+    known[item.name] = true
+    if item.alias then known[item.alias] = true end
+  end
+  for name in pairs(params) do
+    if not known[name] then unknown[#unknown + 1] = tostring(name) end
+  end
+  table.sort(unknown)
+  return unknown[1]
+end
+
+-- Rules that concern more than one parameter.
+local together = {
+  close = function(params)
+    if params.ids and params.pool then return "either ids or pool, not both" end
+    if not params.ids and not params.pool then return "ids of connections, or pool, must be given" end
+  end,
+}
+
+local function check_parameters(row, params)
+  local result = {}
+  for _, item in each_parameter(row) do
+    local value = params[item.name]
+    if value == nil and item.alias then value = params[item.alias] end
+    if value ~= nil then
+      local ok, checked, message = check_value(item, value)
+      if not ok then return nil, checked, message end
+      result[item.name] = checked
+    end
+  end
+  for _, item in ipairs(row.args) do
+    if result[item.name] == nil and not item.optional then
+      return nil, "params", ("%s is missing: %s"):format(item.name, allowed_by(item))
+    end
+  end
+  local conflict = together[row.name] and together[row.name](result)
+  if conflict then return nil, "params", conflict end
+  return result
+end
+
+--- Checks a request before anything is done about it: the parameters as the operation gets them, or nil, the outcome's
+--- word ("method", "later", "params") and a sentence that names the verb, the parameter and what is allowed.
+---@param name string
+---@param params table
+---@return table? params, string? word, string? message
+function verbs.check(name, params)
+  local row = by_name[name]
+  if not row then return nil, "method", ("unknown verb %s"):format(quoted(name)) end
+  if row.stage then return nil, "later", ("%s is not available yet (stage %d)"):format(name, row.stage) end
+  local unknown = find_unknown(row, params)
+  if unknown then
+    return nil, "params", ("%s: unknown parameter %s (%s)"):format(name, quoted(unknown), parameter_names(row))
+  end
+  local result, word, message = check_parameters(row, params)
+  if not result then return nil, word, name .. ": " .. message end
+  return result
+end
+
+--- Turns the words of a command line, by parameter name, into the values of a request. What is no number stays a
+--- word, so that `check` is the one to complain.
+---@param row sockdrawer.Verb
+---@param words table<string, string|string[]|boolean>
+---@return table params
+function verbs.from_words(row, words)
+  local params = {}
+  for _, item in each_parameter(row) do
+    local word = words[item.name]
+    local parse = types[item.type].parse
+    if parse and word ~= nil then word = parse(word) or word end
+    if type(word) ~= "table" or #word > 0 then params[item.name] = word end
+  end
+  return params
+end
+
+--- The names of a parameter that lists pools ("a,b"), in order, each once.
+---@param text string
+---@return string[]
+function verbs.pool_names(text)
+  local names, seen = {}, {}
+  for name in text:gmatch "[^,]+" do
+    if not seen[name] then names[#names + 1] = name end
+    seen[name] = true
+  end
+  return names
+end
+
+local PLACEHOLDER = { text = "TEXT", seconds = "S", deadline = "S", count = "N", network = "CIDR", pools = "POOL" }
+local OF_NAME = { pool = "POOL", module = "MODULE", key = "KEY", level = "LEVEL", ids = "CONN", after = "ID",
+  sort = "KEY" }
+
+--- How a parameter's value is written in usage lines.
+---@param item sockdrawer.Parameter
+---@return string
+function verbs.placeholder(item)
+  if OF_NAME[item.name] then return OF_NAME[item.name] end
+  if item.choices then return table.concat(item.choices, "|") end
+  return PLACEHOLDER[item.type] or "VALUE"
+end
+
+--- The dashed form of an option's name.
+---@param item sockdrawer.Parameter
+---@return string
+function verbs.dashed(item)
+  return "--" .. item.name:gsub("_", "-")
+end
+
+--- The usage line of a verb: `swap POOL [MODULE] [--mode new|drain] [--deadline S] [--wait S]`.
+---@param row sockdrawer.Verb
+---@return string
+function verbs.usage(row)
+  local words = { row.name, row.usage }
+  for _, item in ipairs(row.args) do
+    local word = verbs.placeholder(item) .. (item.many and "…" or "")
+    words[#words + 1] = item.optional and "[" .. word .. "]" or word
+  end
+  for _, item in ipairs(row.options) do
+    local value = item.type == "flag" and "" or " " .. verbs.placeholder(item)
+    words[#words + 1] = "[" .. verbs.dashed(item) .. value .. "]"
+  end
+  return table.concat(words, " ")
+end
+
+--- The reference of all verbs as Markdown.
+---@return string
+function verbs.markdown()
+  local lines = { "| verb | does |", "| --- | --- |" }
+  for _, row in ipairs(verbs.rows) do
+    local usage = verbs.usage(row):gsub("|", "\\|")
+    local later = row.stage and (" **(stage %d)**"):format(row.stage) or ""
+    lines[#lines + 1] = ("| `%s` | %s%s |"):format(usage, row.help, later)
+  end
+  return table.concat(lines, "\n") .. "\n"
+end
+
+return verbs
