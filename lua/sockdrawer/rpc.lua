@@ -1,0 +1,165 @@
+--- The control socket: JSON-RPC over a unix socket, the server's side and the caller's.
+--
+-- One task per connection: its requests are answered in order, those of several connections side by side. A client
+-- that says nothing costs a place among MAX_CLIENTS; when the places are full, the one silent for longest goes.
+
+local core = require "sockdrawer.core"
+local instances = require "sockdrawer.instances"
+local jsonrpc = require "sockdrawer.jsonrpc"
+
+local rpc = {}
+
+local MAX_CLIENTS = 64
+local SILENCE, WRITE_TIMEOUT = 60, 30
+local LONGEST_ANSWER = 256 * 1024 * 1024
+
+---@class sockdrawer.ControlServer
+---@field path string
+local Server = {}
+Server.__index = Server
+
+local function say(conn, line)
+  return conn:write(line, "\n") and conn:flush()
+end
+
+-- A last line may come without its newline; a longer one than allowed is an error and the end.
+local function next_line(conn)
+  local line, err, partial = conn:read("l", { max = jsonrpc.MAX_LINE, timeout = SILENCE })
+  if line then return line end
+  if err == "limit" then
+    say(conn, jsonrpc.error_line(nil, "request", "a line is over 1 MiB"))
+  elseif err == "closed" and partial and partial:find "%S" then
+    return partial
+  end
+end
+
+function Server:_serve_requests(conn, client)
+  client.silent_since = core.now()
+  for line in next_line, conn do
+    client.silent_since = nil
+    local answer = jsonrpc.respond(self.instance, line, client.who)
+    if answer and not say(conn, answer) then break end
+    client.silent_since = core.now()
+    if self.finishing then break end
+  end
+end
+
+function Server:_make_place()
+  if self.count < MAX_CLIENTS then return true end
+  local oldest
+  for conn, client in pairs(self.clients) do
+    local since = client.silent_since
+    if since and (not oldest or since < self.clients[oldest].silent_since) then oldest = conn end
+  end
+  if not oldest then return false end
+  self:_forget(oldest)
+  oldest:close { reset = true }
+  return true
+end
+
+function Server:_forget(conn)
+  if not self.clients[conn] then return end
+  self.clients[conn] = nil
+  self.count = self.count - 1
+  local waiting = self.waiting
+  if self.count == 0 and waiting then waiting:wake() end
+end
+
+-- The socket's mode keeps others out already; this holds where somebody has widened a folder or passed the socket on.
+function Server:_admit(conn)
+  local pid, uid = core.peer_credentials(conn:_fd())
+  if not pid then return nil, "forbidden" end
+  if not self.widened and uid ~= 0 and uid ~= core.getuid() then return nil, "forbidden" end
+  if not self:_make_place() then return nil, "crowded" end
+  return { who = { uid = uid, pid = pid } }
+end
+
+function Server:_serve(conn)
+  local client, refusal = self:_admit(conn)
+  if not client then
+    say(conn, jsonrpc.error_line(nil, refusal))
+    return conn:close()
+  end
+  self.clients[conn], self.count = client, self.count + 1
+  conn:timeouts { write = WRITE_TIMEOUT }
+  local ok, err = pcall(self._serve_requests, self, conn, client)
+  self:_forget(conn)
+  conn:close()
+  if not ok then error(err, 0) end
+end
+
+--- No new connections, and the socket's file goes; connections that are open stay, so that a last answer can be given.
+function Server:close()
+  if self.closed then return end
+  self.closed = true
+  self.acceptor:close()
+  self.remove()
+end
+
+--- Ends what is left: silent connections at once, the others when their answer is out, or after `seconds`.
+---@param seconds number
+function Server:finish(seconds)
+  self:close()
+  self.finishing = true
+  for conn, client in pairs(self.clients) do
+    if client.silent_since then
+      self:_forget(conn)
+      conn:close()
+    end
+  end
+  if self.count > 0 then
+    self.waiting = core.current()
+    core.park(seconds)
+    self.waiting = nil
+  end
+  for conn in pairs(self.clients) do conn:close { reset = true } end
+end
+
+--- Claims the control socket and serves `instance` on it (see jsonrpc.perform). `path` defaults to the one that belongs
+--- to instance.name. `mode` and `group` let others in: whoever the socket's mode admits is admitted.
+---@param instance { name: string, call: function, supervised?: boolean }
+---@param options { path?: string, mode?: string, group?: string }
+---@return sockdrawer.ControlServer? server, string? err
+function rpc.serve(instance, options)
+  local path = options.path or instances.default_path(instance.name)
+  local fd, remove = instances.claim(path, options)
+  if not fd then return nil, remove end
+  local server = setmetatable({
+    instance = instance, path = path, remove = remove, clients = {}, count = 0,
+    widened = (options.mode or options.group) ~= nil,
+  }, Server)
+  server.acceptor = core.accept_loop(fd, function(conn) server:_serve(conn) end)
+  return server
+end
+
+-- Lines that answer something else (or nothing) are passed over.
+local function await_answer(conn, id, deadline)
+  while true do
+    local left = deadline and math.max(0, deadline - core.now()) or false
+    local line, err = conn:read("l", { max = LONGEST_ANSWER, timeout = left })
+    if not line then return nil, err end
+    local answer = jsonrpc.parse_answer(line)
+    if answer and (answer.id == id or answer.error) then return answer end
+  end
+end
+
+--- Asks the instance at a control socket, in a task: its answer ({ result = … } or { error = { code, message, data } })
+--- or nil and the word of what went wrong on the way ("timeout", "closed", "ECONNREFUSED", …). `pid` is the instance's.
+---@param path string
+---@param method string
+---@param params? table
+---@param timeout? number seconds for all of it; nil: as long as it takes
+---@return table? answer, string? err, integer? pid
+function rpc.call(path, method, params, timeout)
+  local deadline = timeout and core.now() + timeout
+  local conn, err = core.connect("unix:" .. path, { timeout = timeout })
+  if not conn then return nil, err end
+  local pid = core.peer_credentials(conn:_fd())
+  local answer
+  conn:write(jsonrpc.request_line(1, method, params), "\n")
+  answer, err = await_answer(conn, 1, deadline)
+  conn:close()
+  return answer, err, pid
+end
+
+return rpc
