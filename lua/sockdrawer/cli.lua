@@ -1,0 +1,194 @@
+--- The launcher: runs scripts, checks them, and asks running instances for things.
+--
+-- stdout is for results only; reasons go to stderr, each line starting with the program's name where it is ours.
+
+local json = require "dkjson"
+local core = require "sockdrawer.core"
+local arguments = require "sockdrawer.arguments"
+local instances = require "sockdrawer.instances"
+local jsonrpc = require "sockdrawer.jsonrpc"
+local log = require "sockdrawer.log"
+local outcomes = require "sockdrawer.outcomes"
+local render = require "sockdrawer.render"
+local rpc = require "sockdrawer.rpc"
+
+local cli = {}
+
+-- How long an answer that needs no waiting by nature may take; how long an instance may take to be gone after `stop`.
+local ANSWER_TIMEOUT, LIST_TIMEOUT, GONE_TIMEOUT = 10, 2, 10
+
+-- Objects read better, and compare better, when the telling fields come first.
+local KEY_ORDER = { "protocol", "name", "pool", "id", "loop", "generation", "from", "to", "version", "pid", "state" }
+
+local function complain(text)
+  for line in (text .. "\n"):gmatch "(.-)\n" do io.stderr:write(log.escape(line), "\n") end
+end
+
+local function fail(text, status)
+  complain("sockdrawer: " .. text)
+  return status
+end
+
+local function print_result(result, show, as_json)
+  if as_json then
+    io.stdout:write(json.encode(result, { keyorder = KEY_ORDER }), "\n")
+  else
+    io.stdout:write(render.text(show, result))
+  end
+end
+
+-- Boots the loop for `fn` alone; its result is the exit status.
+local function in_loop(fn, ...)
+  return core.run(function(...)
+    local ok, status = xpcall(fn, debug.traceback, ...)
+    if not ok then status = fail(status, outcomes.FAILED) end
+    core.stop(status)
+  end, ...)
+end
+
+local function is_zombie(pid)
+  local file = io.open(("/proc/%d/stat"):format(pid))
+  if not file then return false end
+  local stat = file:read "*a" or ""
+  file:close()
+  return stat:match "%) (%a)" == "Z"
+end
+
+-- A pid of another namespace reads 0; then the socket is all that can be asked.
+local function is_gone(path, pid)
+  if not pid or pid == 0 then return instances.listening(path) == nil end
+  local alive, err = core.kill(pid, 0)
+  return not alive and err == "ESRCH" or is_zombie(pid)
+end
+
+local function wait_until_gone(path, pid)
+  local deadline = core.now() + GONE_TIMEOUT
+  while not is_gone(path, pid) do
+    if core.now() > deadline then return false end
+    core.park(0.02)
+  end
+  return true
+end
+
+local NOBODY = { ENOENT = true, ECONNREFUSED = true, ENOTDIR = true }
+
+-- The way to the instance failed: there was no answer.
+local function no_answer(path, err)
+  if NOBODY[err] then return fail("no such instance: " .. path, outcomes.NO_INSTANCE) end
+  if err == "timeout" then return fail("no answer in time", outcomes.TRY_AGAIN) end
+  if err == "closed" then return fail("the instance ended before it answered", outcomes.FAILED) end
+  return fail(("cannot ask %s: %s"):format(path, err), outcomes.FAILED)
+end
+
+local function refused(failure)
+  local data = type(failure.data) == "table" and failure.data or {}
+  complain("sockdrawer: " .. tostring(failure.message))
+  for _, line in ipairs(data.failures or {}) do complain(tostring(line)) end
+  if data.traceback then complain(tostring(data.traceback)) end
+  return outcomes.of_code(failure.code).exit
+end
+
+-- Done, but not all of it: connections were cut, or some that were meant do not exist.
+local function status_of(verb, result)
+  if type(result) ~= "table" then return outcomes.DONE end
+  if verb.name == "close" and type(result.missing) == "table" and #result.missing > 0 then
+    return fail("no such connection: " .. table.concat(result.missing, ", "), outcomes.FAILED)
+  end
+  if (tonumber(result.cut) or 0) > 0 then return outcomes.CUT end
+  return outcomes.DONE
+end
+
+local function finish_stop(path, pid, err)
+  if err and err ~= "closed" then return no_answer(path, err) end
+  if not wait_until_gone(path, pid) then return fail(("pid %d is still there"):format(pid), outcomes.TRY_AGAIN) end
+  if err then complain "sockdrawer: it is gone, and did not say how it went" end
+end
+
+local function ask(command)
+  local path, word, text = instances.choose(command.control, command.name)
+  if not path then return fail(text, word == "none" and outcomes.NO_INSTANCE or outcomes.USAGE) end
+  local verb = command.verb
+  local timeout = command.timeout or not verb.patient and ANSWER_TIMEOUT or nil
+  local answer, err, pid = rpc.call(path, verb.name, command.params, timeout)
+  if answer and answer.error then return refused(answer.error) end
+  if verb.name == "stop" then
+    local status = finish_stop(path, pid, err)
+    if status or not answer then return status or outcomes.DONE end
+  end
+  if not answer then return no_answer(path, err) end
+  print_result(answer.result, verb.show, command.json)
+  return status_of(verb, answer.result)
+end
+
+local function describe(row)
+  local answer = rpc.call(row.path, "status", nil, LIST_TIMEOUT)
+  local status = answer and answer.result
+  if type(status) ~= "table" then return { name = row.name, pid = row.pid, path = row.path, state = "silent" } end
+  return {
+    name = status.name, pid = status.pid, path = row.path, state = status.state, uptime = status.uptime,
+    version = status.version,
+  }
+end
+
+local function list(command)
+  local rows = setmetatable({}, { __jsontype = "array" })
+  for i, row in ipairs(instances.running()) do rows[i] = describe(row) end
+  if #rows == 0 then complain "sockdrawer: no instance is running" end
+  print_result(rows, "list", command.json)
+  return outcomes.DONE
+end
+
+local actions = {}
+
+function actions.help(command)
+  io.stdout:write(command.text, "\n")
+  return outcomes.DONE
+end
+
+function actions.version()
+  local versions = core.versions()
+  io.stdout:write(("sockdrawer %s, LuaJIT %s, libuv %s\n"):format(
+    versions.sockdrawer, versions.luajit, versions.libuv))
+  return outcomes.DONE
+end
+
+function actions.usage(command)
+  local text = command.text
+  complain(text:find "^Usage: " and text or "sockdrawer: " .. text)
+  return outcomes.USAGE
+end
+
+function actions.later(command)
+  return fail(command.text, outcomes.FAILED)
+end
+
+function actions.run(command)
+  local supervisor = require "sockdrawer.supervisor"
+  return supervisor.run { script = command.script, args = command.args, overrides = command.overrides }
+end
+
+function actions.check(command)
+  local supervisor = require "sockdrawer.supervisor"
+  local ok, spec, failures = supervisor.check {
+    script = command.script, args = command.args, overrides = command.overrides,
+  }
+  if not ok then
+    for _, failure in ipairs(failures or {}) do complain(failure) end
+    return outcomes.USAGE
+  end
+  print_result(jsonrpc.plain(spec), "fields", command.json)
+  return outcomes.DONE
+end
+
+function actions.verb(command) return in_loop(ask, command) end
+function actions.list(command) return in_loop(list, command) end
+
+--- Does what the words of a command line ask for.
+---@param argv string[]
+---@return integer status the exit status
+function cli.main(argv)
+  local command = arguments.parse(argv)
+  return actions[command.action](command) or outcomes.DONE
+end
+
+return cli
