@@ -1,0 +1,222 @@
+--- Shape B: drives a table of callbacks over one connection, from handle_connection to handle_close.
+--
+-- The driver runs in the connection's own task, so a callback may wait like any straight line. It knows three
+-- things: what to read next, which callback an event goes to, and what a result means. The end is not its business:
+-- however the connection ended, the core calls `finish` once, and that alone calls handle_close.
+
+local callbacks = {}
+
+local names = {
+  handle_connection = true, handle_data = true, handle_message = true, handle_timeout = true, handle_shutdown = true,
+  handle_error = true, handle_close = true, handle_eof = true, handle_datagram = true,
+}
+
+-- What makes a table a handler: one of these, since without any of them it would never do anything.
+local function has_callback(handler)
+  for name in pairs(names) do
+    if handler[name] ~= nil then return true end
+  end
+end
+
+local function check_callbacks(handler)
+  for key, value in pairs(handler) do
+    if type(key) == "string" and key:find "^handle_" then
+      if not names[key] then return nil, ("there is no callback %q"):format(key) end
+      if type(value) ~= "function" then return nil, ("%s is no function but a %s"):format(key, type(value)) end
+    end
+  end
+  if not has_callback(handler) then return nil, "the table has no handle_… callback" end
+  return "callbacks"
+end
+
+--- Says what shape a handler has, or why it is none.
+---@param handler any
+---@return "function"|"callbacks"|nil shape, string|nil err
+function callbacks.shape(handler)
+  if type(handler) == "function" then return "function" end
+  if type(handler) == "table" then return check_callbacks(handler) end
+  return nil, ("a handler is a function or a table of callbacks, not a %s"):format(type(handler))
+end
+
+-- Results. Each takes the session and what the callback returned behind the word.
+
+local function keep_state(session, state)
+  if state ~= nil then session.state = state end
+end
+
+local function seconds_or_off(value)
+  if value == false or value == math.huge or value == "infinity" then return false end
+  if type(value) == "number" and value >= 0 then return value end
+  error(("a timeout is a number of seconds or false, not %s"):format(tostring(value)), 0)
+end
+
+local function set_timeout(session, timeout)
+  if type(timeout) ~= "table" then
+    session.once = seconds_or_off(timeout)
+    return
+  end
+  if timeout.idle == nil then error("a timeout table needs `idle`", 0) end
+  session.idle, session.once = seconds_or_off(timeout.idle), nil
+end
+
+local results = {}
+
+function results.continue(session, state, timeout)
+  keep_state(session, state)
+  if timeout ~= nil then set_timeout(session, timeout) end
+end
+
+function results.close(session, state)
+  keep_state(session, state)
+  session.ended = "handler"
+end
+
+-- The one place where handle_error is called while the connection is still open. `told` comes first: a raise in
+-- here must not lead to a second call.
+local function tell_error(session, conn, reason)
+  session.told_error = true
+  local handle_error = session.handler.handle_error
+  if handle_error then handle_error(conn, reason, session.state) end
+end
+
+results["error"] = function(session, reason, state)
+  keep_state(session, state)
+  session.ended = "error"
+  tell_error(session, session.conn, reason)
+end
+
+local function resolve(session, module)
+  local handler = module
+  if type(module) == "string" then handler = session.env.require(module) end
+  local shape, err = callbacks.shape(handler)
+  if shape == "callbacks" then return handler end
+  error(("cannot switch to %s: %s"):format(tostring(module), err or "it is no table of callbacks"), 0)
+end
+
+function results.switch(session, module, state)
+  session.handler = resolve(session, module)
+  session.state = state
+end
+
+function results.starttls()
+  error("\"starttls\" is not available yet", 0)
+end
+
+local function apply(session, result, ...)
+  if result == nil then return end
+  local act = results[result]
+  if not act then
+    error(("a callback returned %s: expected \"continue\", \"close\", \"error\", \"switch\" or nothing")
+      :format(type(result) == "string" and ("%q"):format(result) or tostring(result)), 0)
+  end
+  return act(session, ...)
+end
+
+-- Events: what a read answered, and the callback it goes to.
+
+local function on_data(session, conn, data)
+  local handle_data = session.handler.handle_data
+  if handle_data then return apply(session, handle_data(conn, data, session.state)) end
+end
+
+local events = {}
+
+function events.timeout(session, conn)
+  local handle_timeout = session.handler.handle_timeout
+  if handle_timeout then
+    apply(session, handle_timeout(conn, session.state))
+    if session.ended == "handler" then session.ended = "idle" end
+  else
+    session.ended = "idle"
+  end
+end
+
+function events.shutdown(session, conn)
+  local handle_shutdown = session.handler.handle_shutdown
+  if handle_shutdown then return apply(session, handle_shutdown(conn, session.state)) end
+end
+
+function events.closed(session, conn)
+  if not session.handler.half_open then
+    session.ended = "peer"
+    return
+  end
+  session.eof = true
+  local handle_eof = session.handler.handle_eof
+  if handle_eof then return apply(session, handle_eof(conn, session.state)) end
+end
+
+function events.limit(session, conn)
+  session.ended = "limit"
+  return tell_error(session, conn, "limit")
+end
+
+-- Everything else is an errno name.
+local function on_failure(session, conn, err)
+  session.ended = err == "ECONNRESET" and "reset" or "error"
+  return tell_error(session, conn, err)
+end
+
+local function next_timeout(session)
+  local once = session.once
+  if once == nil then return session.idle end
+  session.once = nil
+  return once
+end
+
+-- One wait, and what came of it. An interrupted wait is not over: its timeout stands.
+local function step(session, conn)
+  local timeout = next_timeout(session)
+  local data, err
+  if session.eof then
+    data, err = conn:_wait_end(timeout)
+  else
+    data, err = conn:_read_message(session.handler.frames, timeout)
+  end
+  if data then return on_data(session, conn, data) end
+  if err == "closed" and conn:reason() then -- by us: a callback, the operator, a deadline
+    session.ended = conn:reason()
+    return
+  end
+  if err == "shutdown" and timeout ~= session.idle then session.once = timeout end
+  return (events[err] or on_failure)(session, conn, err)
+end
+
+local function drive(session, conn, args)
+  local handle_connection = session.handler.handle_connection
+  if handle_connection then apply(session, handle_connection(conn, args)) end
+  while not session.ended do step(session, conn) end
+  return conn:_close(session.ended)
+end
+
+--- Makes the function that serves a connection with the callbacks of `handler`.
+---@param handler table
+---@param env { require: fun(name: string): any }  where "switch" finds modules
+---@return fun(conn: table, args: table)
+function callbacks.entry(handler, env)
+  return function(conn, args)
+    local session = { handler = handler, env = env, conn = conn }
+    conn:_extra().session = session
+    return drive(session, conn, args)
+  end
+end
+
+--- The end of a connection, told by the core once, in a task of its own: handle_error if it ended by a raise that was
+-- not told yet, then handle_close. `report(text)` logs a raise in handle_error, which must not hide the end.
+---@param report fun(conn: table, text: string)
+---@return fun(conn: table, reason: string, err: string|nil)
+function callbacks.finisher(report)
+  return function(conn, reason, err)
+    local session = conn:_extra().session
+    if not session or session.finished then return end
+    session.finished = true
+    local handler = session.handler
+    if err and not session.told_error then
+      local ok, text = xpcall(tell_error, debug.traceback, session, conn, err)
+      if not ok then report(conn, text) end
+    end
+    if handler.handle_close then handler.handle_close(conn, session.state, reason) end
+  end
+end
+
+return callbacks
