@@ -1,0 +1,111 @@
+--- The public face: everything that `require "sockdrawer"` gives to scripts and handlers.
+
+local core = require "sockdrawer.core"
+local runtime = require "sockdrawer.runtime"
+local tasks = require "sockdrawer.tasks"
+
+---@class sockdrawer
+---@field role "worker"|"loader"|"none" where this code runs
+---@field loop integer the number of this event loop
+---@field loops integer how many there are
+---@field name string the instance's name
+local sd = { _VERSION = "sockdrawer 0.1.0" }
+
+-- Declaring: only while a script is evaluated.
+
+local function declare(kind, ...)
+  local declaring = runtime.declaring
+  if not declaring then
+    error(("sd.%s declares: it belongs into the script that is started, not into code that runs"):format(kind), 3)
+  end
+  return declaring[kind](...)
+end
+
+--- Options of the instance.
+---@param options table
+function sd.server(options)
+  declare("server", options)
+end
+
+--- Declares a pool.
+---@param name string
+---@param options table
+function sd.pool(name, options)
+  declare("pool", name, options)
+end
+
+-- Time and tasks.
+
+sd.now, sd.time = core.now, core.time
+sd.sleep, sd.after, sd.every = tasks.sleep, tasks.after, tasks.every
+sd.spawn, sd.await = tasks.spawn, tasks.await
+
+--- A table of this loop that outlives swaps.
+---@param name string
+---@return table
+function sd.state(name)
+  if type(name) ~= "string" then error("sd.state: a name was expected, not a " .. type(name), 2) end
+  local state = runtime.states[name]
+  if not state then
+    state = {}
+    runtime.states[name] = state
+  end
+  return state
+end
+
+-- The world.
+
+--- Connects to an address. The connection ends with the task that made it.
+---@param address string
+---@param options { timeout?: number }|nil
+---@return table|nil conn, string|nil err
+function sd.connect(address, options)
+  if runtime.loading_scope() then error("sd.connect cannot wait while a module loads", 2) end
+  return core.connect(address, options or {})
+end
+
+--- Prose for an error word.
+---@param err string
+---@return string
+function sd.strerror(err)
+  return core.strerror(err)
+end
+
+--- The luv module on this loop, where there is one.
+---@return table|nil uv, string|nil reason
+function sd.uv()
+  return core.luv()
+end
+
+sd.coroutine = core.coroutine
+
+-- The instance: sd.ctl.status{}, sd.ctl.swap{ pool = "echo" }, …
+
+local function ask(verb, params)
+  if runtime.loading_scope() then error(("sd.ctl.%s cannot be asked while code loads"):format(verb), 3) end
+  if not runtime.control then error(("sd.ctl.%s: there is no instance around this code"):format(verb), 3) end
+  return runtime.control(verb, params or {})
+end
+
+---@type table<string, fun(params: table|nil): any, string|nil, table|nil>
+sd.ctl = setmetatable({}, {
+  __index = function(verbs, verb)
+    local function call(params) return ask(verb, params) end
+    verbs[verb] = call
+    return call
+  end,
+})
+
+-- What later stages bring says so, in place of "attempt to call a nil value".
+for name in ([[self send receive link unlink monitor exit trap register whereis unregister supervisor topic shared
+    channel select limiter work on]]):gmatch "%S+" do
+  sd[name] = function() error(("sd.%s is not available yet"):format(name), 2) end
+end
+
+local seen = { role = true, loop = true, loops = true, name = true }
+
+return setmetatable(sd, {
+  __index = function(_, key)
+    if seen[key] then return runtime[key] end
+  end,
+})

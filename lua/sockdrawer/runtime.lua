@@ -1,0 +1,85 @@
+--- Where this Lua state stands, and whom that belongs to which code starts while it loads.
+--
+-- Code that runs in a task has an owner: that task. Code that loads has none yet, since its generation may still be
+-- refused. So what it starts is only noted in a scope, begins when the generation commits, and is cancelled when a
+-- successor commits.
+
+local core = require "sockdrawer.core"
+
+local runtime = {
+  role = "none", -- "worker", "loader" or "supervisor"; user code sees these four as sd.role and so on
+  loop = 0,
+  loops = 0,
+  name = "",
+  declaring = nil, -- while a script is evaluated: { server = fn(options), pool = fn(name, options) }
+  loading = nil,   -- while a script or module loads: its scope
+  control = nil,   -- fn(verb, params) → result | nil, err, data: asks the instance
+  states = {},     -- the tables of sd.state, which outlive every generation
+}
+
+---@class sockdrawer.Scope
+---@field state "noted"|"running"|"over"
+---@field origin { pool: string, generation: integer }|nil what log lines say of its tasks
+local Scope = {}
+Scope.__index = Scope
+
+--- A scope for what one generation starts while it loads.
+---@return sockdrawer.Scope
+function runtime.scope()
+  return setmetatable({ state = "noted", noted = {} }, Scope)
+end
+
+--- Notes something that has a `begin(owner)`.
+function Scope:add(thing)
+  if self.state == "running" then return thing:begin(self.owner, self.origin) end
+  table.insert(self.noted, thing)
+end
+
+--- The generation is live: begins everything that was noted.
+function Scope:commit()
+  if self.state ~= "noted" then return end
+  self.state, self.owner = "running", core.owner()
+  local noted = self.noted
+  self.noted = {}
+  for _, thing in ipairs(noted) do thing:begin(self.owner, self.origin) end
+end
+
+--- The instance drains: sleeps in here answer "shutdown", once.
+function Scope:interrupt()
+  if self.owner then self.owner:interrupt() end
+end
+
+--- The generation was refused, or has a successor: ends everything.
+function Scope:cancel()
+  if self.owner then self.owner:cancel() end
+  self.state, self.noted, self.owner = "over", {}, nil
+end
+
+-- The loader only looks at code: there nothing ever begins.
+local function loading_scope()
+  if runtime.loading then return runtime.loading end
+  if runtime.role == "loader" then return runtime.scope() end
+end
+
+--- The scope that takes what code starts right now, or nil when the running task owns it.
+runtime.loading_scope = loading_scope
+
+local function restore(outer, was_loading, ...)
+  runtime.loading = outer
+  core.loading(was_loading)
+  return ...
+end
+
+--- Runs `fn(...)` as code that loads into `scope`; nothing in it may wait. Answers like pcall, but an
+-- error comes as { text =, traceback = }.
+---@param scope sockdrawer.Scope
+---@return boolean ok, any ...
+function runtime.load(scope, fn, ...)
+  local outer = runtime.loading
+  runtime.loading = scope
+  return restore(outer, core.loading(true), xpcall(fn, function(err)
+    return { text = tostring(err), traceback = debug.traceback(tostring(err), 2) }
+  end, ...))
+end
+
+return runtime
