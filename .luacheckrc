@@ -1,6 +1,7 @@
 std = "luajit"
 max_line_length = 120
 codes = true
+self = false
 exclude_files = { "build" }
 
 files["spec"] = { std = "+busted" }
