@@ -27,8 +27,7 @@ typedef struct {
 } layout;
 
 static size_t whole_lines(size_t bytes) {
-  return (bytes + SD_SCOREBOARD_LINE - 1) / SD_SCOREBOARD_LINE *
-         SD_SCOREBOARD_LINE;
+  return (bytes + SD_SCOREBOARD_LINE - 1) / SD_SCOREBOARD_LINE * SD_SCOREBOARD_LINE;
 }
 
 static layout plan(uint32_t slots, uint32_t pools) {
@@ -66,8 +65,7 @@ static int init_mutexes(sd_scoreboard *sb) {
   if (err) return -err;
   err = pthread_mutexattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
   if (!err) err = pthread_mutexattr_setrobust(&shared, PTHREAD_MUTEX_ROBUST);
-  for (uint32_t i = 0; !err && i < sb->npools; i++)
-    err = pthread_mutex_init(&sb->pools[i].mutex, &shared);
+  for (uint32_t i = 0; !err && i < sb->npools; i++) err = pthread_mutex_init(&sb->pools[i].mutex, &shared);
   pthread_mutexattr_destroy(&shared);
   return -err;
 }
@@ -77,19 +75,15 @@ static int open_memory(size_t size) {
   int fd = memfd_create("scoreboard", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return -errno;
   int seals = F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
-  if (ftruncate(fd, (off_t)size) == 0 && fcntl(fd, F_ADD_SEALS, seals) == 0)
-    return fd;
+  if (ftruncate(fd, (off_t)size) == 0 && fcntl(fd, F_ADD_SEALS, seals) == 0) return fd;
   int err = -errno;
   close(fd);
   return err;
 }
 
 static int fill(sd_scoreboard *sb) {
-  *(header *)sb->mapping = (header){
-    .magic = MAGIC, .size = sb->size, .slots = sb->nslots, .pools = sb->npools
-  };
-  for (uint32_t i = 0; i < sb->nslots; i++)
-    sb->slots[i].pool = SD_SCOREBOARD_NO_POOL;
+  *(header *)sb->mapping = (header){ .magic = MAGIC, .size = sb->size, .slots = sb->nslots, .pools = sb->npools };
+  for (uint32_t i = 0; i < sb->nslots; i++) sb->slots[i].pool = SD_SCOREBOARD_NO_POOL;
   return init_mutexes(sb);
 }
 
@@ -159,8 +153,7 @@ void sd_scoreboard_ring(const sd_scoreboard *sb) {
   if (write(sb->bell, &one, sizeof one) < 0) return;
 }
 
-static _Atomic uint32_t *held(const sd_scoreboard *sb, uint32_t pool,
-                              uint32_t slot) {
+static _Atomic uint32_t *held(const sd_scoreboard *sb, uint32_t pool, uint32_t slot) {
   return &sb->held[(size_t)pool * sb->nslots + slot];
 }
 
@@ -237,14 +230,12 @@ static void zero_counters(sd_pool_counters *c) {
 
 static void start_over(sd_scoreboard *sb, uint32_t pool) {
   sd_scoreboard_pool *p = &sb->pools[pool];
-  for (uint32_t i = 0; i < sb->nslots; i++)
-    zero_counters(sd_scoreboard_counters_of(sb, i, pool));
+  for (uint32_t i = 0; i < sb->nslots; i++) zero_counters(sd_scoreboard_counters_of(sb, i, pool));
   zero_counters(&p->base);
   p->generation = 0;
 }
 
-int sd_scoreboard_pool_open(sd_scoreboard *sb, uint32_t pool,
-                            const char *name) {
+int sd_scoreboard_pool_open(sd_scoreboard *sb, uint32_t pool, const char *name) {
   size_t len = strlen(name);
   if (len >= SD_SCOREBOARD_NAME_MAX) return -EINVAL;
   sd_scoreboard_pool *p = lock(sb, pool);
@@ -278,8 +269,7 @@ static void add_counters(sd_pool_view *out, const sd_pool_counters *c) {
   out->connections += peek(&c->connections);
 }
 
-static void read_settings(const sd_scoreboard *sb, uint32_t pool,
-                          sd_pool_view *out) {
+static void read_settings(const sd_scoreboard *sb, uint32_t pool, sd_pool_view *out) {
   assert(pool < sb->npools);
   const sd_scoreboard_pool *p = &sb->pools[pool];
   *out = (sd_pool_view){ .open = p->open, .max = peek(&p->max) };
@@ -287,17 +277,14 @@ static void read_settings(const sd_scoreboard *sb, uint32_t pool,
   memcpy(out->name, p->name, sizeof out->name);
 }
 
-void sd_scoreboard_pool_read(const sd_scoreboard *sb, uint32_t pool,
-                             sd_pool_view *out) {
+void sd_scoreboard_pool_read(const sd_scoreboard *sb, uint32_t pool, sd_pool_view *out) {
   read_settings(sb, pool, out);
   out->reserved = peek(&sb->pools[pool].total);
   add_counters(out, &sb->pools[pool].base);
-  for (uint32_t i = 0; i < sb->nslots; i++)
-    add_counters(out, sd_scoreboard_counters_of(sb, i, pool));
+  for (uint32_t i = 0; i < sb->nslots; i++) add_counters(out, sd_scoreboard_counters_of(sb, i, pool));
 }
 
-void sd_scoreboard_pool_slot_read(const sd_scoreboard *sb, uint32_t pool,
-                                  uint32_t slot, sd_pool_view *out) {
+void sd_scoreboard_pool_slot_read(const sd_scoreboard *sb, uint32_t pool, uint32_t slot, sd_pool_view *out) {
   assert(slot < sb->nslots);
   read_settings(sb, pool, out);
   out->reserved = *held(sb, pool, slot);
@@ -321,13 +308,11 @@ static void read_heartbeat(const sd_scoreboard_slot *s, sd_slot_view *out) {
 
 static uint64_t live_connections(const sd_scoreboard *sb, uint32_t slot) {
   uint64_t live = 0;
-  for (uint32_t i = 0; i < sb->npools; i++)
-    live += peek(&sd_scoreboard_counters_of(sb, slot, i)->connections);
+  for (uint32_t i = 0; i < sb->npools; i++) live += peek(&sd_scoreboard_counters_of(sb, slot, i)->connections);
   return live;
 }
 
-void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot,
-                             sd_slot_view *out) {
+void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot, sd_slot_view *out) {
   assert(slot < sb->nslots);
   const sd_scoreboard_slot *s = &sb->slots[slot];
   *out = (sd_slot_view){
@@ -383,8 +368,10 @@ uint64_t sd_scoreboard_slot_reap(sd_scoreboard *sb, uint32_t slot) {
 }
 
 static const char *const state_names[] = {
-  [SD_SLOT_FREE] = "free",         [SD_SLOT_STARTING] = "starting",
-  [SD_SLOT_RUNNING] = "running",   [SD_SLOT_STUCK] = "stuck",
+  [SD_SLOT_FREE] = "free",
+  [SD_SLOT_STARTING] = "starting",
+  [SD_SLOT_RUNNING] = "running",
+  [SD_SLOT_STUCK] = "stuck",
   [SD_SLOT_DRAINING] = "draining",
 };
 #define NSTATES (sizeof state_names / sizeof *state_names)

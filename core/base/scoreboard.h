@@ -73,10 +73,10 @@ typedef struct {
 typedef struct {
   void *mapping;
   size_t size;
-  int fd;             /* the memfd */
-  int bell;           /* the eventfd that release rings */
-  bool owns;          /* close the descriptors at the end */
-  uint32_t slot;      /* ours, or SD_SCOREBOARD_NO_SLOT */
+  int fd;        /* the memfd */
+  int bell;      /* the eventfd that release rings */
+  bool owns;     /* close the descriptors at the end */
+  uint32_t slot; /* ours, or SD_SCOREBOARD_NO_SLOT */
   uint32_t nslots;
   uint32_t npools;
   sd_scoreboard_slot *slots;
@@ -135,10 +135,8 @@ typedef struct {
 } sd_pool_view;
 
 /* Reads without the lock, so that nobody who holds it can delay an answer. */
-void sd_scoreboard_pool_read(const sd_scoreboard *sb, uint32_t pool,
-                             sd_pool_view *out);
-void sd_scoreboard_pool_slot_read(const sd_scoreboard *sb, uint32_t pool,
-                                  uint32_t slot, sd_pool_view *out);
+void sd_scoreboard_pool_read(const sd_scoreboard *sb, uint32_t pool, sd_pool_view *out);
+void sd_scoreboard_pool_slot_read(const sd_scoreboard *sb, uint32_t pool, uint32_t slot, sd_pool_view *out);
 
 /* ---- slots: the supervisor's verbs ---- */
 
@@ -157,8 +155,7 @@ typedef struct {
   uint64_t connection;
 } sd_slot_view;
 
-void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot,
-                             sd_slot_view *out);
+void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot, sd_slot_view *out);
 
 /* Frees the slot of a process that has ended: its counters join the pools', its
  * live connections count as closed, its places are given back, the bell rings.
@@ -184,40 +181,34 @@ static inline sd_scoreboard_slot *sd_scoreboard_own(const sd_scoreboard *sb) {
 
 /* We are in Lua from now on, for this connection. The stamp is stored last, so
  * that whoever sees it sees what it belongs to. */
-static inline void sd_scoreboard_slot_enter(const sd_scoreboard *sb,
-                                            uint32_t pool, uint64_t generation,
-                                            uint64_t connection) {
+static inline void sd_scoreboard_slot_enter(
+  const sd_scoreboard *sb, uint32_t pool, uint64_t generation, uint64_t connection) {
   sd_scoreboard_slot *s = sd_scoreboard_own(sb);
   atomic_thread_fence(memory_order_release); /* after the 0 of the last leave */
   atomic_store_explicit(&s->pool, pool, memory_order_relaxed);
   atomic_store_explicit(&s->generation, generation, memory_order_relaxed);
   atomic_store_explicit(&s->connection, connection, memory_order_relaxed);
-  atomic_store_explicit(&s->entered_ns, sd_scoreboard_clock(),
-                        memory_order_release);
+  atomic_store_explicit(&s->entered_ns, sd_scoreboard_clock(), memory_order_release);
 }
 
 static inline void sd_scoreboard_slot_leave(const sd_scoreboard *sb) {
-  atomic_store_explicit(&sd_scoreboard_own(sb)->entered_ns, 0,
-                        memory_order_release);
+  atomic_store_explicit(&sd_scoreboard_own(sb)->entered_ns, 0, memory_order_release);
 }
 
 /* The loop turns; `lag_ns` is how much later than it wanted. */
 static inline void sd_scoreboard_beat(const sd_scoreboard *sb, uint64_t lag_ns) {
   sd_scoreboard_slot *s = sd_scoreboard_own(sb);
   atomic_store_explicit(&s->lag_ns, lag_ns, memory_order_relaxed);
-  atomic_store_explicit(&s->beat_ns, sd_scoreboard_clock(),
-                        memory_order_relaxed);
+  atomic_store_explicit(&s->beat_ns, sd_scoreboard_clock(), memory_order_relaxed);
 }
 
 /* Loading code may take long without being stuck. */
 static inline void sd_scoreboard_loading(const sd_scoreboard *sb, bool on) {
-  atomic_store_explicit(&sd_scoreboard_own(sb)->loading, on,
-                        memory_order_relaxed);
+  atomic_store_explicit(&sd_scoreboard_own(sb)->loading, on, memory_order_relaxed);
 }
 
 static inline void sd_scoreboard_dropped_log(const sd_scoreboard *sb) {
-  atomic_fetch_add_explicit(&sd_scoreboard_own(sb)->dropped_logs, 1,
-                            memory_order_relaxed);
+  atomic_fetch_add_explicit(&sd_scoreboard_own(sb)->dropped_logs, 1, memory_order_relaxed);
 }
 
 /* Only its owner writes a counter, so a plain load and store will do. */
@@ -226,45 +217,38 @@ static inline void sd_counter_add(_Atomic uint64_t *counter, uint64_t n) {
   atomic_store_explicit(counter, now + n, memory_order_relaxed);
 }
 
-static inline sd_pool_counters *sd_scoreboard_counters_of(
-    const sd_scoreboard *sb, uint32_t slot, uint32_t pool) {
+static inline sd_pool_counters *sd_scoreboard_counters_of(const sd_scoreboard *sb, uint32_t slot, uint32_t pool) {
   return &sb->counters[slot * sb->counters_stride + pool];
 }
 
 /* Our own counters of this pool. */
-static inline sd_pool_counters *sd_scoreboard_counters(const sd_scoreboard *sb,
-                                                       uint32_t pool) {
+static inline sd_pool_counters *sd_scoreboard_counters(const sd_scoreboard *sb, uint32_t pool) {
   return sd_scoreboard_counters_of(sb, sb->slot, pool);
 }
 
-static inline void sd_scoreboard_count_accepted(const sd_scoreboard *sb,
-                                                uint32_t pool) {
+static inline void sd_scoreboard_count_accepted(const sd_scoreboard *sb, uint32_t pool) {
   sd_pool_counters *c = sd_scoreboard_counters(sb, pool);
   sd_counter_add(&c->connections, 1);
   sd_counter_add(&c->accepted, 1);
 }
 
-static inline void sd_scoreboard_count_closed(const sd_scoreboard *sb,
-                                              uint32_t pool) {
+static inline void sd_scoreboard_count_closed(const sd_scoreboard *sb, uint32_t pool) {
   sd_pool_counters *c = sd_scoreboard_counters(sb, pool);
   sd_counter_add(&c->connections, UINT64_MAX); /* one less */
   sd_counter_add(&c->closed, 1);
 }
 
-static inline void sd_scoreboard_count_rejected(const sd_scoreboard *sb,
-                                                uint32_t pool) {
+static inline void sd_scoreboard_count_rejected(const sd_scoreboard *sb, uint32_t pool) {
   sd_counter_add(&sd_scoreboard_counters(sb, pool)->rejected, 1);
 }
 
 /* The current generation. Storing it is the moment a change takes effect: every
  * acceptor compares it before it accepts. */
-static inline uint64_t sd_scoreboard_generation(const sd_scoreboard *sb,
-                                                uint32_t pool) {
+static inline uint64_t sd_scoreboard_generation(const sd_scoreboard *sb, uint32_t pool) {
   return atomic_load(&sb->pools[pool].generation);
 }
 
-static inline void sd_scoreboard_set_generation(sd_scoreboard *sb,
-                                                uint32_t pool, uint64_t n) {
+static inline void sd_scoreboard_set_generation(sd_scoreboard *sb, uint32_t pool, uint64_t n) {
   atomic_store(&sb->pools[pool].generation, n);
 }
 

@@ -8,11 +8,8 @@
 #define VARINT_MAX 10    /* bytes that 64 bits can take, 7 at a time */
 #define NETSTRING_MAX 20 /* digits of the largest 64-bit length */
 
-#define FIELD(bytes, low_first)                                     \
-  {                                                                 \
-    .shape = SD_FRAME_LENGTH, .width = (bytes), .header = (bytes),  \
-    .little = (low_first)                                           \
-  }
+#define FIELD(bytes, low_first)                                                                                        \
+  { .shape = SD_FRAME_LENGTH, .width = (bytes), .header = (bytes), .little = (low_first) }
 
 static const struct {
   const char *name;
@@ -39,13 +36,11 @@ int sd_frame_named(sd_frame *out, const char *name) {
   return -EINVAL;
 }
 
-int sd_frame_custom(sd_frame *out, const char *length, size_t at, size_t header,
-                    bool includes_header) {
+int sd_frame_custom(sd_frame *out, const char *length, size_t at, size_t header, bool includes_header) {
   sd_frame f;
   if (sd_frame_named(&f, length) != 0) return -EINVAL;
   if (f.shape != SD_FRAME_LENGTH) return -EINVAL;
-  if (header > UINT16_MAX || header < f.width || at > header - f.width)
-    return -EINVAL;
+  if (header > UINT16_MAX || header < f.width || at > header - f.width) return -EINVAL;
   f.at = (uint16_t)at;
   f.header = (uint16_t)header;
   f.includes_header = includes_header;
@@ -59,10 +54,7 @@ sd_frame sd_frame_exact(size_t n) {
 
 sd_frame sd_frame_until(const char *needle, size_t len, bool inclusive) {
   assert(len > 0);
-  return (sd_frame){ .shape = SD_FRAME_NEEDLE,
-                     .needle = needle,
-                     .needle_len = len,
-                     .inclusive = inclusive };
+  return (sd_frame){ .shape = SD_FRAME_NEEDLE, .needle = needle, .needle_len = len, .inclusive = inclusive };
 }
 
 static sd_frame_verdict more(sd_frame_piece *out, size_t need) {
@@ -75,8 +67,7 @@ static sd_frame_verdict over_limit(sd_frame_piece *out, size_t partial) {
   return SD_FRAME_LIMIT;
 }
 
-static sd_frame_verdict complete(sd_frame_piece *out, size_t payload,
-                                 size_t len, size_t trailer) {
+static sd_frame_verdict complete(sd_frame_piece *out, size_t payload, size_t len, size_t trailer) {
   out->payload = payload;
   out->len = len;
   out->total = payload + len + trailer;
@@ -84,8 +75,7 @@ static sd_frame_verdict complete(sd_frame_piece *out, size_t payload,
 }
 
 /* The length is known to be `n`: the rest is waiting for it. */
-static sd_frame_verdict sized(size_t header, uint64_t n, size_t trailer,
-                              size_t len, size_t max, sd_frame_piece *out) {
+static sd_frame_verdict sized(size_t header, uint64_t n, size_t trailer, size_t len, size_t max, sd_frame_piece *out) {
   if (n > max || n > SIZE_MAX - header - trailer) return over_limit(out, header);
   size_t total = header + (size_t)n + trailer;
   if (len < total) return more(out, total);
@@ -93,18 +83,15 @@ static sd_frame_verdict sized(size_t header, uint64_t n, size_t trailer,
 }
 
 /* A \r at the end may be half of an ending, so it does not count yet. */
-static sd_frame_verdict unfinished_line(const char *bytes, size_t len,
-                                        size_t max, sd_frame_piece *out) {
+static sd_frame_verdict unfinished_line(const char *bytes, size_t len, size_t max, sd_frame_piece *out) {
   size_t content = len > 0 && bytes[len - 1] == '\r' ? len - 1 : len;
   return content > max ? over_limit(out, max) : more(out, 0);
 }
 
-static sd_frame_verdict cut_line(const sd_frame *f, const char *bytes,
-                                 size_t len, size_t max, size_t *scanned,
-                                 sd_frame_piece *out) {
+static sd_frame_verdict cut_line(
+  const sd_frame *f, const char *bytes, size_t len, size_t max, size_t *scanned, sd_frame_piece *out) {
   size_t from = *scanned;
-  const char *newline =
-      from < len ? memchr(bytes + from, '\n', len - from) : NULL;
+  const char *newline = from < len ? memchr(bytes + from, '\n', len - from) : NULL;
   *scanned = len;
   if (newline == NULL) return unfinished_line(bytes, len, max, out);
   size_t content = (size_t)(newline - bytes);
@@ -118,13 +105,11 @@ static sd_frame_verdict cut_line(const sd_frame *f, const char *bytes,
   return complete(out, 0, content + ending, 0);
 }
 
-static sd_frame_verdict cut_needle(const sd_frame *f, const char *bytes,
-                                   size_t len, size_t max, size_t *scanned,
-                                   sd_frame_piece *out) {
+static sd_frame_verdict cut_needle(
+  const sd_frame *f, const char *bytes, size_t len, size_t max, size_t *scanned, sd_frame_piece *out) {
   size_t from = *scanned;
   const char *hit = NULL;
-  if (len >= f->needle_len && from < len)
-    hit = memmem(bytes + from, len - from, f->needle, f->needle_len);
+  if (len >= f->needle_len && from < len) hit = memmem(bytes + from, len - from, f->needle, f->needle_len);
   size_t content;
   if (hit != NULL)
     content = (size_t)(hit - bytes);
@@ -146,10 +131,8 @@ static uint64_t field_value(const sd_frame *f, const char *bytes) {
   return n;
 }
 
-static sd_frame_verdict cut_length(const sd_frame *f, const char *bytes,
-                                   size_t len, size_t max,
-                                   sd_frame_piece *out) {
-  if (len < (size_t)f->at + f->width) return more(out, f->header);
+static sd_frame_verdict cut_length(const sd_frame *f, const char *bytes, size_t len, size_t max, sd_frame_piece *out) {
+  if (len < f->header) return more(out, f->header);
   uint64_t n = field_value(f, bytes);
   if (f->includes_header) {
     if (n < f->header) return SD_FRAME_BAD;
@@ -158,8 +141,7 @@ static sd_frame_verdict cut_length(const sd_frame *f, const char *bytes,
   return sized(f->header, n, 0, len, max, out);
 }
 
-static sd_frame_verdict cut_varint(const char *bytes, size_t len, size_t max,
-                                   sd_frame_piece *out) {
+static sd_frame_verdict cut_varint(const char *bytes, size_t len, size_t max, sd_frame_piece *out) {
   uint64_t n = 0;
   for (size_t i = 0; i < VARINT_MAX; i++) {
     if (i == len) return more(out, len + 1);
@@ -175,8 +157,7 @@ static bool is_digit(char c) {
   return c >= '0' && c <= '9';
 }
 
-static sd_frame_verdict cut_netstring(const char *bytes, size_t len, size_t max,
-                                      sd_frame_piece *out) {
+static sd_frame_verdict cut_netstring(const char *bytes, size_t len, size_t max, sd_frame_piece *out) {
   uint64_t n = 0;
   size_t i = 0;
   for (; i < len && is_digit(bytes[i]); i++) {
@@ -188,13 +169,12 @@ static sd_frame_verdict cut_netstring(const char *bytes, size_t len, size_t max,
   if (i == len) return more(out, len + 2); /* at least ":" and "," */
   if (i == 0 || bytes[i] != ':') return SD_FRAME_BAD;
   sd_frame_verdict verdict = sized(i + 1, n, 1, len, max, out);
-  if (verdict == SD_FRAME_COMPLETE && bytes[out->total - 1] != ',')
-    return SD_FRAME_BAD;
+  if (verdict == SD_FRAME_COMPLETE && bytes[out->total - 1] != ',') return SD_FRAME_BAD;
   return verdict;
 }
 
-static sd_frame_verdict cut(const sd_frame *f, const char *bytes, size_t len,
-                            size_t max, size_t *scanned, sd_frame_piece *out) {
+static sd_frame_verdict cut(
+  const sd_frame *f, const char *bytes, size_t len, size_t max, size_t *scanned, sd_frame_piece *out) {
   switch (f->shape) {
     case SD_FRAME_LINE:
     case SD_FRAME_LINE_KEPT:
@@ -210,13 +190,12 @@ static sd_frame_verdict cut(const sd_frame *f, const char *bytes, size_t len,
     case SD_FRAME_NEEDLE:
       return cut_needle(f, bytes, len, max, scanned, out);
   }
-  assert(!"a shape out of range");
+  assert(false && "a shape out of range");
   return SD_FRAME_BAD;
 }
 
-sd_frame_verdict sd_frame_cut(const sd_frame *f, const char *bytes, size_t len,
-                              size_t max, size_t *scanned,
-                              sd_frame_piece *out) {
+sd_frame_verdict sd_frame_cut(
+  const sd_frame *f, const char *bytes, size_t len, size_t max, size_t *scanned, sd_frame_piece *out) {
   *out = (sd_frame_piece){ 0 };
   sd_frame_verdict verdict = cut(f, bytes, len, max, scanned, out);
   if (verdict != SD_FRAME_MORE) *scanned = 0;
@@ -255,8 +234,7 @@ static int put_netstring(uint64_t n, char *out) {
   return count + 1;
 }
 
-int sd_frame_header(const sd_frame *f, size_t payload,
-                    char out[SD_FRAME_HEADER_MAX]) {
+int sd_frame_header(const sd_frame *f, size_t payload, char out[SD_FRAME_HEADER_MAX]) {
   switch (f->shape) {
     case SD_FRAME_LINE:
     case SD_FRAME_LINE_KEPT:
@@ -272,7 +250,7 @@ int sd_frame_header(const sd_frame *f, size_t payload,
     case SD_FRAME_NEEDLE:
       return -ENOTSUP;
   }
-  assert(!"a shape out of range");
+  assert(false && "a shape out of range");
   return -ENOTSUP;
 }
 

@@ -45,7 +45,7 @@ typedef struct {
   size_t len;     /* COMPLETE: how long it is */
   size_t total;   /* COMPLETE: bytes to consume. LIMIT: bytes of the partial,
                    * which does not depend on how the stream was sliced: `max`
-                   * bytes of a line, otherwise what told the length */
+                   * bytes of a line, otherwise the header */
   size_t need;    /* MORE: fewer bytes than this, counted from the start of the
                    * frame, cannot complete it; 0 when that is not known */
 } sd_frame_piece;
@@ -56,8 +56,7 @@ int sd_frame_named(sd_frame *out, const char *name);
 
 /* A length field of the named kind ("u8" … "u32le") at byte `at` of a header of
  * `header` bytes. -EINVAL for another kind or where the field does not fit. */
-int sd_frame_custom(sd_frame *out, const char *length, size_t at, size_t header,
-                    bool includes_header);
+int sd_frame_custom(sd_frame *out, const char *length, size_t at, size_t header, bool includes_header);
 
 sd_frame sd_frame_exact(size_t n);
 sd_frame sd_frame_until(const char *needle, size_t len, bool inclusive);
@@ -66,16 +65,15 @@ sd_frame sd_frame_until(const char *needle, size_t len, bool inclusive);
  * not counted. `scanned` says how far former calls have looked for this frame:
  * 0 for a new one, and 0 again after any verdict but MORE. The bytes before it
  * must not have changed since. */
-sd_frame_verdict sd_frame_cut(const sd_frame *f, const char *bytes, size_t len,
-                              size_t max, size_t *scanned, sd_frame_piece *out);
+sd_frame_verdict sd_frame_cut(
+  const sd_frame *f, const char *bytes, size_t len, size_t max, size_t *scanned, sd_frame_piece *out);
 
 #define SD_FRAME_HEADER_MAX 32
 
 /* What goes before a payload of this length. Returns the number of bytes, or
  * -EMSGSIZE when the length does not fit the field, or -ENOTSUP for a shape that
  * nobody can write: with a needle, or with more header than the length field. */
-int sd_frame_header(const sd_frame *f, size_t payload,
-                    char out[SD_FRAME_HEADER_MAX]);
+int sd_frame_header(const sd_frame *f, size_t payload, char out[SD_FRAME_HEADER_MAX]);
 
 /* What goes behind it: "\n", "," or nothing. */
 const char *sd_frame_trailer(const sd_frame *f, size_t *len);

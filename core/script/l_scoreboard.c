@@ -4,8 +4,8 @@
 
 #include <lauxlib.h>
 #include <math.h>
-#include <uv.h>
 
+#include "base/errors.h"
 #include "base/log_writer.h"
 
 #define METATABLE "sockdrawer.scoreboard"
@@ -43,8 +43,7 @@ sd_scoreboard *sd_l_check_scoreboard(lua_State *L, int index) {
 
 static uint32_t check_index(lua_State *L, int arg, uint32_t count) {
   lua_Number n = luaL_checknumber(L, arg);
-  luaL_argcheck(L, n >= 0 && n < count && n == floor(n), arg,
-                "no such index in the scoreboard");
+  luaL_argcheck(L, n >= 0 && n < count && n == floor(n), arg, "no such index in the scoreboard");
   return (uint32_t)n;
 }
 
@@ -57,31 +56,25 @@ static uint32_t check_pool(lua_State *L, int arg, const sd_scoreboard *sb) {
 }
 
 static void check_has_slot(lua_State *L, const sd_scoreboard *sb) {
-  luaL_argcheck(L, sb->slot != SD_SCOREBOARD_NO_SLOT, 1,
-                "this process has no slot");
+  luaL_argcheck(L, sb->slot != SD_SCOREBOARD_NO_SLOT, 1, "this process has no slot");
 }
 
 /* The whole number in field `name` of the table at `arg`. */
-static bool number_field(lua_State *L, int arg, const char *name, double min,
-                         double max, lua_Number *out) {
+static bool number_field(lua_State *L, int arg, const char *name, double min, double max, lua_Number *out) {
   lua_getfield(L, arg, name);
   bool given = !lua_isnil(L, -1);
   if (given) {
-    if (lua_type(L, -1) != LUA_TNUMBER)
-      luaL_error(L, "%s must be a number", name);
+    if (lua_type(L, -1) != LUA_TNUMBER) luaL_error(L, "%s must be a number", name);
     *out = lua_tonumber(L, -1);
-    if (!(*out >= min && *out <= max) || *out != floor(*out))
-      luaL_error(L, "%s is out of range", name);
+    if (!(*out >= min && *out <= max) || *out != floor(*out)) luaL_error(L, "%s is out of range", name);
   }
   lua_pop(L, 1);
   return given;
 }
 
-static lua_Number needed_field(lua_State *L, int arg, const char *name,
-                               double min, double max) {
+static lua_Number needed_field(lua_State *L, int arg, const char *name, double min, double max) {
   lua_Number n = 0;
-  if (!number_field(L, arg, name, min, max, &n))
-    luaL_error(L, "%s is missing", name);
+  if (!number_field(L, arg, name, min, max, &n)) luaL_error(L, "%s is missing", name);
   return n;
 }
 
@@ -126,7 +119,7 @@ static double seconds_since(uint64_t stamp) {
 
 static int push_failure(lua_State *L, int err) {
   lua_pushnil(L);
-  lua_pushstring(L, uv_err_name(err));
+  lua_pushstring(L, sd_error_word(err));
   return 2;
 }
 
@@ -212,12 +205,10 @@ static int l_pool_set(lua_State *L) {
   uint32_t pool = check_pool(L, 2, sb);
   luaL_checktype(L, 3, LUA_TTABLE);
   lua_Number generation, max;
-  bool has_generation =
-      number_field(L, 3, "generation", 0, MAX_WHOLE, &generation);
+  bool has_generation = number_field(L, 3, "generation", 0, MAX_WHOLE, &generation);
   bool has_max = number_field(L, 3, "max_connections", 0, HUGE_VAL, &max);
   if (has_max) sd_scoreboard_set_max(sb, pool, to_max(max));
-  if (has_generation)
-    sd_scoreboard_set_generation(sb, pool, (uint64_t)generation);
+  if (has_generation) sd_scoreboard_set_generation(sb, pool, (uint64_t)generation);
   return 0;
 }
 
@@ -297,8 +288,7 @@ static int l_close(lua_State *L) {
 
 static int l_tostring(lua_State *L) {
   sd_scoreboard *sb = luaL_checkudata(L, 1, METATABLE);
-  lua_pushfstring(L, "scoreboard (%d slots, %d pools)", (int)sb->nslots,
-                  (int)sb->npools);
+  lua_pushfstring(L, "scoreboard (%d slots, %d pools)", (int)sb->nslots, (int)sb->npools);
   return 1;
 }
 
@@ -335,14 +325,22 @@ static int l_scoreboard(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-  { "slot_set", l_slot_set },     { "slot", l_slot },
-  { "slot_reap", l_slot_reap },   { "pool_open", l_pool_open },
-  { "pool_close", l_pool_close }, { "pool_set", l_pool_set },
-  { "pool", l_pool },             { "pool_slot", l_pool_slot },
-  { "beat", l_beat },             { "loading", l_loading },
-  { "fd", l_fd },                 { "bell", l_bell },
-  { "ring", l_ring },             { "close", l_close },
-  { "__gc", l_close },            { "__tostring", l_tostring },
+  { "slot_set", l_slot_set },
+  { "slot", l_slot },
+  { "slot_reap", l_slot_reap },
+  { "pool_open", l_pool_open },
+  { "pool_close", l_pool_close },
+  { "pool_set", l_pool_set },
+  { "pool", l_pool },
+  { "pool_slot", l_pool_slot },
+  { "beat", l_beat },
+  { "loading", l_loading },
+  { "fd", l_fd },
+  { "bell", l_bell },
+  { "ring", l_ring },
+  { "close", l_close },
+  { "__gc", l_close },
+  { "__tostring", l_tostring },
   { NULL, NULL },
 };
 
