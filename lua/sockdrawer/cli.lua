@@ -94,7 +94,9 @@ local function status_of(verb, result)
   if verb.name == "close" and type(result.missing) == "table" and #result.missing > 0 then
     return fail("no such connection: " .. table.concat(result.missing, ", "), outcomes.FAILED)
   end
-  if (tonumber(result.cut) or 0) > 0 then return outcomes.CUT end
+  for _, row in ipairs(result[1] and result or { result }) do
+    if type(row) == "table" and (tonumber(row.cut) or 0) > 0 then return outcomes.CUT end
+  end
   return outcomes.DONE
 end
 

@@ -3,20 +3,12 @@
 -- An instance is its control socket: whoever listens on NAME.sock is the instance of that name. Nothing else is
 -- written down, so nothing can be out of date but a socket file that nobody answers on.
 
-local ffi = require "ffi"
 local core = require "sockdrawer.core"
-
-ffi.cdef [[
-int open(const char *path, int flags, ...);
-int flock(int fd, int operation);
-]]
 
 local instances = {}
 
-local O_DIRECTORY_CLOEXEC = 65536 + 524288
-local LOCK_EX_NB = 2 + 4
 local SHARED_WRITE = 18 -- 022: writable by group or others
-local CONNECT_TIMEOUT, LOCK_TIMEOUT = 2, 5
+local CONNECT_TIMEOUT = 2
 
 --- The folders that control sockets are looked for in, the first being where a new one goes.
 ---@param uid integer
@@ -32,8 +24,13 @@ function instances.folders(uid, env)
   return list
 end
 
+-- A variable that outlived its folder (su, sudo, a container) is passed over.
 local function folders()
-  return instances.folders(core.getuid(), os.getenv)
+  local list = {}
+  for _, folder in ipairs(instances.folders(core.getuid(), os.getenv)) do
+    if core.lstat(folder) or core.lstat(folder:match "^(.*)/" .. "/.") then list[#list + 1] = folder end
+  end
+  return list
 end
 
 local function file_name(name)
@@ -77,22 +74,6 @@ local function is_own_folder(folder)
   return false
 end
 
--- Between "nobody answers" and "the stale file is gone" no other starter may come in. The folder itself is the lock:
--- it leaves no file behind, and dies with the process.
-local function lock_folder(folder)
-  local fd = ffi.C.open(folder, O_DIRECTORY_CLOEXEC)
-  if fd < 0 then return nil end
-  local deadline = core.now() + LOCK_TIMEOUT
-  while ffi.C.flock(fd, LOCK_EX_NB) ~= 0 do
-    if core.now() > deadline then
-      core.close(fd)
-      return nil, "another instance keeps starting in " .. folder
-    end
-    core.park(0.01)
-  end
-  return fd
-end
-
 --- Whether somebody listens on a control socket: its pid (0 when that cannot be seen from here), or nil, err.
 ---@param path string
 ---@return integer? pid, string? err
@@ -104,52 +85,35 @@ function instances.listening(path)
   return pid or 0
 end
 
--- true when the path is free, or was held by a socket that nobody answers on.
-local function make_room(path)
+-- Root could replace anybody's stale socket; it should not, in a folder that others write to.
+local function is_foreign(path)
   local info = core.lstat(path)
-  if not info then return true end
-  if info.type ~= "socket" then return nil, path .. " is in the way: not a socket" end
-  if info.uid ~= core.getuid() and core.getuid() ~= 0 then
-    return nil, ("%s belongs to uid %d"):format(path, info.uid)
-  end
-  local pid, err = instances.listening(path)
-  if pid then return nil, ("already running, pid %d"):format(pid) end
-  if err ~= "ECONNREFUSED" then return nil, ("%s does not answer: %s"):format(path, err) end
-  return core.unlink_socket(path, info.ino, info.dev)
+  return info and info.uid ~= core.getuid() and ("%s belongs to uid %d"):format(path, info.uid)
 end
 
-local function listen(path, options)
+local function address_of(path, options)
   local text = ("unix:%s?mode=%s"):format(path, options.mode or "0600")
   if options.group then text = text .. "&owner=:" .. options.group end
-  local fd, err, why = core.listen { address = text, backlog = 64 }
-  if not fd then return nil, ("cannot listen on %s: %s"):format(path, why or err) end
-  return fd
+  return text
 end
 
-local function claim_locked(path, options)
-  local free, why = make_room(path)
-  if not free then return nil, why end
-  local fd, err = listen(path, options)
-  if not fd then return nil, err end
-  local info = core.lstat(path) or {}
-  return fd, function() core.unlink_socket(path, info.ino, info.dev) end
-end
-
---- Makes a control socket ours: its descriptor and a function that removes the file again (if it still is ours), or
---- nil and why not ("already running, pid N").
+--- Makes a control socket ours, replacing one that nobody answers on: its descriptor and a function that removes the
+--- file again (if it still is ours), to be called before the descriptor is closed. Or nil and why not ("already
+--- running, pid N").
 ---@param path string
 ---@param options { mode?: string, group?: string }
 ---@return integer? fd, function|string remove
 function instances.claim(path, options)
-  local folder = path:match "^(.*)/[^/]*$" or "."
-  if folder == "" then folder = "/" end
+  local folder = path:match "^(.+)/[^/]*$" or path:sub(1, 1) == "/" and "/" or "."
   local ok, why = prepare_folder(folder, is_own_folder(folder), options.mode or options.group)
   if not ok then return nil, why end
-  local lock, busy = lock_folder(folder)
-  if busy then return nil, busy end
-  local fd, more = claim_locked(path, options)
-  if lock then core.close(lock) end
-  return fd, more
+  local foreign = is_foreign(path)
+  if foreign then return nil, foreign end
+  local fd, err, ino, dev = core.listen { address = address_of(path, options), backlog = 64 }
+  if fd then return fd, function() core.unlink_socket(path, ino, dev) end end
+  local pid = err == "EADDRINUSE" and instances.listening(path)
+  if pid then return nil, ("already running, pid %d"):format(pid) end
+  return nil, "control socket: " .. (ino or err)
 end
 
 --- Control sockets that somebody listens on, in the folders of this user: { { name =, path =, pid = }, … } by name.

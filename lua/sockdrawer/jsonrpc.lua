@@ -65,7 +65,7 @@ local function plain_table(value, name, depth)
   local kind = meta and meta.__jsontype
   if next(value) == nil then kind = kind or (OBJECTS[name] and "object" or "array") end
   local copy = {}
-  for key, item in pairs(value) do
+  for key, item in (kind == "array" and ipairs or pairs)(value) do
     if type(key) == "string" then key = jsonrpc.clean(key) end
     copy[key] = plain(item, key, depth + 1)
   end

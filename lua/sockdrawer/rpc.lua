@@ -92,8 +92,8 @@ end
 function Server:close()
   if self.closed then return end
   self.closed = true
-  self.acceptor:close()
   self.remove()
+  self.acceptor:close()
 end
 
 --- Ends what is left: silent connections at once, the others when their answer is out, or after `seconds`.
