@@ -1,0 +1,28 @@
+/* The Lua face of addresses, listen sockets and socket options; and, in l_system.c,
+ * of the small system calls that the supervisor and the roles need.
+ *
+ * Failures of the world return nil, "ENAME" and, where there is more to say, a
+ * text; mistakes in arguments raise. Descriptors are plain integers: whoever holds
+ * one closes it. */
+#ifndef SD_SCRIPT_L_SOCKET_H
+#define SD_SCRIPT_L_SOCKET_H
+
+#include <lua.h>
+
+/* Both add their functions to the table on top of the stack. */
+void sd_l_socket_register(lua_State *L);
+void sd_l_system_register(lua_State *L);
+
+/* conn:setopt and conn:getopt: `setopt` takes the table { name = value } at `index`
+ * and pushes true, or nil, "ENAME", text; `getopt` takes the name at `index` and
+ * pushes its value, or the same. Both return the number of results. */
+int sd_l_setopt(lua_State *L, int fd, int index);
+int sd_l_getopt(lua_State *L, int fd, int index);
+
+/* Pushes nil, "ENAME" and the text if there is one; returns how many. */
+int sd_l_failure(lua_State *L, int err, const char *text);
+
+/* A signal by number or by name ("TERM", "SIGTERM"), raising for anything else. */
+int sd_l_check_signal(lua_State *L, int index);
+
+#endif
