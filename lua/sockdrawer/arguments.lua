@@ -4,6 +4,8 @@
 -- argparse reads the rest with that command's own options.
 
 local argparse = require "argparse"
+local later = require "sockdrawer.options.later"
+local rows = require "sockdrawer.options.rows"
 local verbs = require "sockdrawer.verbs"
 
 local arguments = {}
@@ -12,7 +14,9 @@ local arguments = {}
 ---@field action "run"|"check"|"list"|"verb"|"help"|"version"|"usage"|"later"
 ---@field script? string
 ---@field args? string[]       what goes to the script
----@field overrides? table     what beats sd.server: listen, loops, name, control, log, ready_fd, watch
+---@field overrides? table     what beats sd.server: listen (a list of "[POOL=]ADDR"), loops, name, control, log, …
+---@field ready_fd? integer
+---@field watch? boolean
 ---@field verb? sockdrawer.Verb
 ---@field params? table
 ---@field control? string      which instance
@@ -20,8 +24,6 @@ local arguments = {}
 ---@field json? boolean
 ---@field timeout? number
 ---@field text? string         help, or why the usage is wrong
-
-local LOG_FORMATS = { "text", "json" }
 
 local function whole_from(low, high)
   return function(word)
@@ -40,21 +42,14 @@ local function one_of(list)
   end
 end
 
--- A name is part of a file's name and of process titles.
 local function instance_name(word)
-  if #word <= 64 and word:find "^[%w_][%w_.-]*$" then return word end
-  return nil, "letters, digits, and _ . - inside"
+  if #word <= 64 and word:find(rows.NAME) then return word end
+  return nil, rows.NAME_ALLOWED:format(64)
 end
 
 local function filled(word)
   if word ~= "" then return word end
   return nil, "not empty"
-end
-
-local function listen_address(word)
-  local pool, address = word:match "^([%w_.-]+)=(.+)$"
-  if word == "" then return nil, "[POOL=]ADDR" end
-  return { pool = pool, address = address or word }
 end
 
 local function seconds(word)
@@ -63,23 +58,27 @@ local function seconds(word)
   return nil, "seconds, from 0"
 end
 
-local CONTROL = { "-c", "--control", value = "PATH", read = filled, help = "the instance's control socket" }
-local NAME = { "--name", value = "NAME", read = instance_name, help = "the instance's name" }
+local READ = {
+  listen = filled, loops = whole_from(0, 1024), name = instance_name, control = filled, admin = filled,
+  log = one_of(verbs.log_levels), log_format = one_of { "text", "json" },
+}
+local CONTROL = { "-c", "--control", value = "PATH", read = READ.control, help = "the instance's control socket" }
+local NAME = { "--name", value = "NAME", read = READ.name, help = "the instance's name" }
 local JSON = { "--json", help = "print the result as one line of JSON" }
 
--- How a script is run.
-local run_options = {
-  { "-l", "--listen", value = "[POOL=]ADDR", read = listen_address, many = true,
-    help = "address for a script that is a handler, or in place of a declared pool's; repeatable" },
-  { "-n", "--loops", value = "N", read = whole_from(0, 1024),
-    help = "worker processes (default: as many as there are processors); 0: serve in this one process" },
-  NAME, CONTROL,
-  { "--admin", value = "ADDR", read = filled, stage = 6, help = "HTTP, read-only: metrics, health (later)" },
-  { "--log", value = "LEVEL", read = one_of(verbs.log_levels), help = table.concat(verbs.log_levels, ", ") },
-  { "--log-format", value = "FORMAT", read = one_of(LOG_FORMATS), help = "text or json, on stderr, one event a line" },
-  { "--ready-fd", value = "N", read = whole_from(0, 65535), help = "write READY=1 there when ready" },
-  { "-w", "--watch", help = "development: swap by itself when a module's file changes" },
-}
+-- How a script is run: what can be an option of the instance too comes from the table of those.
+local run_options = {}
+for _, row in ipairs(rows.launcher) do
+  local option = { value = row.arg, read = READ[row.key], stage = row.later, help = row.help }
+  option.many = row.key == "listen"
+  if row.short then option[1] = row.short end
+  option[#option + 1] = row.long
+  run_options[#run_options + 1] = option
+end
+run_options[#run_options + 1] =
+  { "--ready-fd", value = "N", read = whole_from(0, 65535), help = "write READY=1 there when ready" }
+run_options[#run_options + 1] =
+  { "-w", "--watch", help = "development: swap by itself when a module's file changes" }
 
 local check_options = { JSON }
 for _, option in ipairs(run_options) do check_options[#check_options + 1] = option end
@@ -160,7 +159,7 @@ local function read_options(options, parsed)
     local key = key_of(option)
     local given = parsed[key]
     local words = type(given) == "table" and given or { given }
-    if option.stage and given then return nil, ("%s is not available yet"):format(option[#option]) end
+    if option.stage and given then return nil, option[#option] .. ": " .. later.text(option.stage) end
     for i, word in ipairs(words) do
       local value, allowed = word, nil
       if option.read then value, allowed = option.read(word) end
@@ -199,11 +198,10 @@ local function append(list, more)
 end
 
 local function overrides_of(values)
-  local log = (values.log or values.log_format) and { level = values.log, format = values.log_format } or nil
-  return {
-    listen = #values.listen > 0 and values.listen or nil, loops = values.loops, name = values.name,
-    control = values.control, log = log, ready_fd = values.ready_fd, watch = values.watch,
-  }
+  local overrides = {}
+  for _, row in ipairs(rows.launcher) do overrides[row.key] = values[row.key] end
+  if #overrides.listen == 0 then overrides.listen = nil end
+  return overrides
 end
 
 local function run_parser(action, options)
@@ -219,7 +217,7 @@ local function parse_script(action, options, script, words, tail)
   if not script then return usage_error(("%s needs a script"):format(action)) end
   return {
     action = action, script = script, args = append(parsed.words, tail), json = values.json,
-    overrides = overrides_of(values),
+    overrides = overrides_of(values), ready_fd = values.ready_fd, watch = values.watch,
   }
 end
 
@@ -319,8 +317,8 @@ end
 ---@param row sockdrawer.Verb
 ---@return string
 function arguments.verb_help(row)
-  local later = row.stage and ("\n\nNot available yet (stage %d)."):format(row.stage) or ""
-  return verb_parser(row):get_help() .. later
+  local help = verb_parser(row):get_help()
+  return row.stage and ("%s\n\nIt is %s."):format(help, later.text(row.stage)) or help
 end
 
 local function has(list, ...)

@@ -140,6 +140,20 @@ local function list(command)
   return outcomes.DONE
 end
 
+-- In a script a path is relative to the script; on a command line, to where the command is given.
+local function absolute(path)
+  if not path or path:sub(1, 1) == "/" then return path end
+  return core.getcwd() .. "/" .. path
+end
+
+local function start_options(command)
+  command.overrides.control = absolute(command.overrides.control)
+  return {
+    script = command.script, args = command.args, overrides = command.overrides, ready_fd = command.ready_fd,
+    watch = command.watch,
+  }
+end
+
 local actions = {}
 
 function actions.help(command)
@@ -166,14 +180,12 @@ end
 
 function actions.run(command)
   local supervisor = require "sockdrawer.supervisor"
-  return supervisor.run { script = command.script, args = command.args, overrides = command.overrides }
+  return supervisor.run(start_options(command))
 end
 
 function actions.check(command)
   local supervisor = require "sockdrawer.supervisor"
-  local ok, spec, failures = supervisor.check {
-    script = command.script, args = command.args, overrides = command.overrides,
-  }
+  local ok, spec, failures = supervisor.check(start_options(command))
   if not ok then
     for _, failure in ipairs(failures or {}) do complain(failure) end
     return outcomes.USAGE

@@ -5,6 +5,8 @@
 -- and in `sd.ctl`. `changes` marks what is logged with who asked, `show` names the table for people, `patient` says
 -- that the answer may take long by nature, `stage` that the verb comes later.
 
+local later = require "sockdrawer.options.later"
+
 local verbs = {}
 
 ---@class sockdrawer.Parameter
@@ -111,7 +113,7 @@ local MODE = parameter("mode", "choice", "new: open connections stay on their co
 verbs.connection_columns = {
   "id", "pool", "generation", "loop", "peer", "local", "age", "idle", "bytes_in", "bytes_out", "state",
 }
-verbs.log_levels = { "debug", "info", "warn", "error", "off" }
+verbs.log_levels = { "debug", "info", "warn", "warning", "error", "off" }
 
 ---@type sockdrawer.Verb[]
 verbs.rows = {
@@ -230,7 +232,7 @@ end
 -- ok, value; or false, word, message.
 local function check_value(item, value)
   local stage = item.later and type(value) == "string" and item.later[value]
-  if stage then return false, "later", ("%s %s is not available yet (stage %d)"):format(item.name, value, stage) end
+  if stage then return false, "later", ("%s %s is %s"):format(item.name, value, later.text(stage)) end
   local ok, result = types[item.type].check(value)
   if ok and is_choice(item, result) then return true, result end
   return false, "params", ("%s must be %s, not %s"):format(item.name, allowed_by(item), quoted(value))
@@ -293,7 +295,7 @@ end
 function verbs.check(name, params)
   local row = by_name[name]
   if not row then return nil, "method", ("unknown verb %s"):format(quoted(name)) end
-  if row.stage then return nil, "later", ("%s is not available yet (stage %d)"):format(name, row.stage) end
+  if row.stage then return nil, "later", ("%s is %s"):format(name, later.text(row.stage)) end
   local unknown = find_unknown(row, params)
   if unknown then
     return nil, "params", ("%s: unknown parameter %s (%s)"):format(name, quoted(unknown), parameter_names(row))
@@ -373,8 +375,8 @@ function verbs.markdown()
   local lines = { "| verb | does |", "| --- | --- |" }
   for _, row in ipairs(verbs.rows) do
     local usage = verbs.usage(row):gsub("|", "\\|")
-    local later = row.stage and (" **(stage %d)**"):format(row.stage) or ""
-    lines[#lines + 1] = ("| `%s` | %s%s |"):format(usage, row.help, later)
+    local stage = row.stage and (" **(stage %d)**"):format(row.stage) or ""
+    lines[#lines + 1] = ("| `%s` | %s%s |"):format(usage, row.help, stage)
   end
   return table.concat(lines, "\n") .. "\n"
 end
