@@ -4,39 +4,9 @@
 -- things: what to read next, which callback an event goes to, and what a result means. The end is not its business:
 -- however the connection ended, the core calls `finish` once, and that alone calls handle_close.
 
+local shape = require "sockdrawer.generation.shape"
+
 local callbacks = {}
-
-local names = {
-  handle_connection = true, handle_data = true, handle_message = true, handle_timeout = true, handle_shutdown = true,
-  handle_error = true, handle_close = true, handle_eof = true, handle_datagram = true,
-}
-
--- What makes a table a handler: one of these, since without any of them it would never do anything.
-local function has_callback(handler)
-  for name in pairs(names) do
-    if handler[name] ~= nil then return true end
-  end
-end
-
-local function check_callbacks(handler)
-  for key, value in pairs(handler) do
-    if type(key) == "string" and key:find "^handle_" then
-      if not names[key] then return nil, ("there is no callback %q"):format(key) end
-      if type(value) ~= "function" then return nil, ("%s is no function but a %s"):format(key, type(value)) end
-    end
-  end
-  if not has_callback(handler) then return nil, "the table has no handle_… callback" end
-  return "callbacks"
-end
-
---- Says what shape a handler has, or why it is none.
----@param handler any
----@return "function"|"callbacks"|nil shape, string|nil err
-function callbacks.shape(handler)
-  if type(handler) == "function" then return "function" end
-  if type(handler) == "table" then return check_callbacks(handler) end
-  return nil, ("a handler is a function or a table of callbacks, not a %s"):format(type(handler))
-end
 
 -- Results. Each takes the session and what the callback returned behind the word.
 
@@ -88,8 +58,8 @@ end
 local function resolve(session, module)
   local handler = module
   if type(module) == "string" then handler = session.env.require(module) end
-  local shape, err = callbacks.shape(handler)
-  if shape == "callbacks" then return handler end
+  local kind, err = shape.check(handler)
+  if kind == "callbacks" then return handler end
   error(("cannot switch to %s: %s"):format(tostring(module), err or "it is no table of callbacks"), 0)
 end
 
@@ -167,17 +137,18 @@ end
 -- One wait, and what came of it. An interrupted wait is not over: its timeout stands.
 local function step(session, conn)
   local timeout = next_timeout(session)
-  local data, err
+  local data, err, partial
   if session.eof then
     data, err = conn:_wait_end(timeout)
   else
-    data, err = conn:_read_message(session.handler.frames, timeout)
+    data, err, partial = conn:_read_message(session.handler.frames, timeout)
   end
   if data then return on_data(session, conn, data) end
   if err == "closed" and conn:reason() then -- by us: a callback, the operator, a deadline
     session.ended = conn:reason()
     return
   end
+  if partial and err ~= "limit" then conn:unread(partial) end -- a frame may still become whole
   if err == "shutdown" and timeout ~= session.idle then session.once = timeout end
   return (events[err] or on_failure)(session, conn, err)
 end

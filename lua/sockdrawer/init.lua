@@ -1,6 +1,7 @@
 --- The public face: everything that `require "sockdrawer"` gives to scripts and handlers.
 
 local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
 local runtime = require "sockdrawer.runtime"
 local tasks = require "sockdrawer.tasks"
 
@@ -11,27 +12,24 @@ local tasks = require "sockdrawer.tasks"
 ---@field name string the instance's name
 local sd = { _VERSION = "sockdrawer 0.1.0" }
 
--- Declaring: only while a script is evaluated.
+-- Declaring: a script that is evaluated gets these two from script.lua; everybody else is told so.
 
-local function declare(kind, ...)
-  local declaring = runtime.declaring
-  if not declaring then
-    error(("sd.%s declares: it belongs into the script that is started, not into code that runs"):format(kind), 3)
-  end
-  return declaring[kind](...)
+local function refuse(kind)
+  error(("sd.%s declares: it belongs into the script that is started, not into modules or code that runs")
+    :format(kind), 3)
 end
 
 --- Options of the instance.
 ---@param options table
-function sd.server(options)
-  declare("server", options)
+function sd.server(options) -- luacheck: ignore 212
+  refuse "server"
 end
 
 --- Declares a pool.
 ---@param name string
 ---@param options table
-function sd.pool(name, options)
-  declare("pool", name, options)
+function sd.pool(name, options) -- luacheck: ignore 212
+  refuse "pool"
 end
 
 -- Time and tasks.
@@ -78,6 +76,27 @@ function sd.uv()
 end
 
 sd.coroutine = core.coroutine
+
+-- A record carries where it comes from; what the caller says about that goes before.
+local function write_log(level, ...)
+  local event, fields = ...
+  local record = runtime.origin()
+  if type(fields) == "table" then
+    for key, value in pairs(fields) do record[key] = value end
+    return log.write(level, event, record)
+  end
+  local words = {}
+  for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
+  record.msg = table.concat(words, " ")
+  log.write(level, "log", record)
+end
+
+--- sd.log.info(text, …), or sd.log.info(event, { key = value }).
+---@type table<"error"|"warn"|"info"|"debug", fun(...)>
+sd.log = {}
+for _, level in ipairs { "error", "warn", "info", "debug" } do
+  sd.log[level] = function(...) write_log(level, ...) end
+end
 
 -- The instance: sd.ctl.status{}, sd.ctl.swap{ pool = "echo" }, …
 

@@ -11,7 +11,6 @@ local runtime = {
   loop = 0,
   loops = 0,
   name = "",
-  declaring = nil, -- while a script is evaluated: { server = fn(options), pool = fn(name, options) }
   loading = nil,   -- while a script or module loads: its scope
   control = nil,   -- fn(verb, params) → result | nil, err, data: asks the instance
   states = {},     -- the tables of sd.state, which outlive every generation
@@ -68,6 +67,12 @@ local function restore(outer, was_loading, ...)
   runtime.loading = outer
   core.loading(was_loading)
   return ...
+end
+
+--- Where the running code belongs to, as fields of a log record.
+---@return table
+function runtime.origin()
+  return {}
 end
 
 --- Runs `fn(...)` as code that loads into `scope`; nothing in it may wait. Answers like pcall, but an

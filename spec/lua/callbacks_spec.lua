@@ -10,7 +10,7 @@ local function fake_conn(script)
     if conn.ended then return nil, "closed" end
     conn.at = conn.at + 1
     local row = script[conn.at] or { nil, "closed" }
-    return row[1], row[2]
+    return row[1], row[2], row[3]
   end
 
   function conn._read_message(_, kind, timeout) return answer(kind, timeout) end
@@ -19,6 +19,7 @@ local function fake_conn(script)
   function conn:_close(reason) self.ended = self.ended or reason end
   function conn:close() self.ended = self.ended or "handler" end
   function conn:reason() return self.ended end
+  function conn:unread(text) self.unread_text = text end
   function conn:write(text) table.insert(self.written, text) end
   return conn
 end
@@ -50,20 +51,6 @@ local function play(handler, script, options)
 end
 
 local function nothing() end
-
-describe("a table of callbacks", function()
-  it("is a handler when it has one", function()
-    assert.equal("callbacks", callbacks.shape { handle_data = nothing })
-    assert.equal("function", callbacks.shape(nothing))
-  end)
-
-  it("is refused without any, with an unknown one, and with one that is no function", function()
-    assert.same({ nil, "the table has no handle_… callback" }, { callbacks.shape { version = 1 } })
-    assert.same({ nil, 'there is no callback "handle_dta"' }, { callbacks.shape { handle_dta = nothing } })
-    assert.same({ nil, "handle_data is no function but a number" }, { callbacks.shape { handle_data = 1 } })
-    assert.same({ nil, "a handler is a function or a table of callbacks, not a string" }, { callbacks.shape "x" })
-  end)
-end)
 
 describe("the callbacks", function()
   it("run from the connection to its close, with the state that each returned", function()
@@ -133,6 +120,12 @@ describe("a timeout in a result", function()
   it("survives the one interruption of a drain", function()
     assert.same({ "default", 2, 2, "default" },
       timeouts({ { "continue", 1, 2 } }, { { "a" }, { nil, "shutdown" }, { "b" } }))
+  end)
+
+  it("that runs out leaves the beginning of a frame where it is", function()
+    local _, conn = play({ frames = "l", handle_timeout = function() return "continue" end },
+      { { nil, "timeout", "hal" } })
+    assert.equal("hal", conn.unread_text)
   end)
 
   it("that is none is a raise", function()

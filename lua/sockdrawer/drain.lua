@@ -1,0 +1,71 @@
+--- Asking connections to end, and cutting those that do not.
+
+local core = require "sockdrawer.core"
+
+local drain = {}
+
+-- Counting is cheap and done often; listing costs a row per connection, and only finds those accepted meanwhile.
+local COUNT_EVERY, LIST_EVERY = 0.01, 0.25
+
+local function is_concerned(generation, before)
+  return not before or generation < before
+end
+
+local function count(pools, before)
+  local n = 0
+  for _, pool in pairs(pools) do
+    for generation, open in pairs(pool.core:counts()) do
+      if is_concerned(generation, before) then n = n + open end
+    end
+  end
+  return n
+end
+
+local function list(pools, before)
+  local rows = {}
+  for _, pool in pairs(pools) do
+    for _, row in ipairs(pool.core:connections()) do
+      if is_concerned(row.generation, before) then rows[#rows + 1] = row end
+    end
+  end
+  return rows
+end
+
+-- Each is told once, those that came while we wait included.
+local function tell(pools, before, told)
+  for _, row in ipairs(list(pools, before)) do
+    if not told[row.id] then
+      told[row.id], told.count = true, told.count + 1
+      row.conn:_drain()
+    end
+  end
+end
+
+local function wait_for_end(pools, before, due, told)
+  local next_list = core.now() + LIST_EVERY
+  while count(pools, before) > 0 do
+    local now = core.now()
+    if due and now >= due then return end
+    if now >= next_list then
+      tell(pools, before, told)
+      next_list = now + LIST_EVERY
+    end
+    core.park(math.min(COUNT_EVERY, due and due - now or COUNT_EVERY))
+  end
+end
+
+--- Tells every connection of the pools once, waits until they are gone, and cuts what is left at the deadline.
+---@param pools table<any, table>
+---@param deadline number|false seconds
+---@param before integer|nil only generations below this one
+---@return { finished: integer, cut: integer }
+function drain.run(pools, deadline, before)
+  local told = { count = 0 }
+  tell(pools, before, told)
+  wait_for_end(pools, before, deadline and core.now() + deadline, told)
+  local left = list(pools, before)
+  for _, row in ipairs(left) do row.conn:_cut("cut") end
+  return { finished = math.max(0, told.count - #left), cut = #left }
+end
+
+return drain

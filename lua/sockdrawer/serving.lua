@@ -1,0 +1,312 @@
+--- The pools of one worker, and the generations of code behind them.
+--
+-- A change comes in two steps. `prepare` loads everything and registers it with the core, where nobody uses it yet:
+-- which generation accepts is decided by one store of the supervisor. `commit` then starts what the new code began
+-- while it loaded and ends what the old code had; `abort` forgets all of it.
+
+local core = require "sockdrawer.core"
+local callbacks = require "sockdrawer.callbacks"
+local generation = require "sockdrawer.generation"
+local log = require "sockdrawer.log"
+local runtime = require "sockdrawer.runtime"
+local script = require "sockdrawer.script"
+
+local serving = {}
+
+---@class sockdrawer.Serving
+local Serving = {}
+Serving.__index = Serving
+
+--- `on_retired(pool, number)` is called when a generation is gone for good.
+---@param on_retired fun(pool: string, number: integer)
+---@param report fun(conn: table, text: string) logs a raise that has no task of its own
+---@return sockdrawer.Serving
+function serving.new(on_retired, report)
+  local self = setmetatable({ pools = {}, changes = {}, on_retired = on_retired }, Serving)
+  self.finish = callbacks.finisher(report)
+  return self
+end
+
+-- Loading. Failures are raised as { text=, traceback= } and turned into an answer in one place, `prepare`.
+
+local function load_into(scope, load, options)
+  options.sd = require "sockdrawer"
+  local ok, loaded, err, data = runtime.load(scope, load, options)
+  if not ok then error(loaded, 0) end
+  if loaded == nil then error({ text = tostring(err), traceback = data and data.traceback }, 0) end
+  return loaded
+end
+
+-- A module that is first required while connections are served still belongs to its generation: what it starts must
+-- not end with the connection that happened to need it.
+local function late_modules(loaded, scope)
+  local find, known = loaded.env.require, loaded.package.loaded
+  function loaded.env.require(name)
+    if known[name] ~= nil or runtime.loading then return find(name) end
+    local ok, value = runtime.load(scope, find, name)
+    return ok and value or error(value.text, 2)
+  end
+end
+
+local function same(a, b)
+  if type(a) ~= "table" or type(b) ~= "table" then return a == b end
+  for key, value in pairs(a) do
+    if not same(value, b[key]) then return false end
+  end
+  for key in pairs(b) do
+    if a[key] == nil then return false end
+  end
+  return true
+end
+
+-- A script runs once per script generation, however many inline handlers are taken from it.
+local function evaluate(self, change, snapshot)
+  for _, known in ipairs { change.script or false, self.script or false, unpack(change.evaluations) } do
+    if known and (snapshot == nil or same(known.snapshot, snapshot)) then return known end
+  end
+  local evaluation = { snapshot = snapshot, scope = runtime.scope() }
+  table.insert(change.scopes, evaluation.scope)
+  evaluation.result = load_into(evaluation.scope, script.evaluate, { snapshot = snapshot })
+  late_modules(evaluation.result.generation, evaluation.scope)
+  table.insert(change.evaluations, evaluation)
+  return evaluation
+end
+
+local function inline_handler(self, change, name, wanted)
+  local evaluation = evaluate(self, change, wanted.script)
+  local handler = evaluation.result.handlers[name]
+  local own = evaluation ~= change.script and evaluation ~= self.script
+  return handler, evaluation.result.generation.env.require, own and evaluation.scope or nil
+end
+
+local function module_handler(change, wanted, origin)
+  local scope = runtime.scope()
+  scope.origin = origin
+  table.insert(change.scopes, scope)
+  local loaded = load_into(scope, generation.load, { snapshot = wanted.snapshot })
+  late_modules(loaded, scope)
+  return loaded.handler, loaded.env.require, scope
+end
+
+local function load_generation(self, change, name, wanted)
+  local handler, find, scope
+  if wanted.inline then
+    handler, find, scope = inline_handler(self, change, name, wanted)
+  else
+    handler, find, scope = module_handler(change, wanted, { pool = name, generation = wanted.number })
+  end
+  local shape, err = generation.check_shape(handler)
+  if not shape then error({ text = err }, 0) end
+  local fn = shape == "callbacks" and callbacks.entry(handler, { require = find }) or handler
+  return { number = wanted.number, fn = fn, shape = shape, args = wanted.args or {}, scope = scope }
+end
+
+-- The core's side.
+
+local function register(self, pool, loaded)
+  pool.core:generation(loaded.number, {
+    fn = loaded.fn, args = loaded.args,
+    finish = loaded.shape == "callbacks" and self.finish or nil,
+    always = loaded.shape == "callbacks",
+  })
+  pool.generations[loaded.number] = loaded
+end
+
+local function log_connections(options)
+  return type(options.log) == "table" and options.log.connections == true
+end
+
+local function settings(options)
+  return {
+    limits = options.limits, timeouts = options.timeouts, when_full = options.when_full, socket = options.socket,
+    log_connections = log_connections(options),
+  }
+end
+
+local function open_pool(self, state)
+  local options = settings(state.options)
+  options.name, options.index, options.loop = state.name, state.index, runtime.loop
+  local pool = {
+    name = state.name, generations = {}, listening = {}, core = core.pool(options),
+  }
+  pool.core:on_drained(function(number) self:_retire(pool, number) end)
+  self.pools[state.name] = pool
+  return pool
+end
+
+local function level_of(options)
+  return type(options.log) == "table" and options.log.level or nil
+end
+
+-- A level that was changed at run time stays until the script says something new.
+local function apply_level(pool, old, new)
+  if new and new ~= (old or log.level()) then log.set_level(new, pool.name) end
+end
+
+local function apply_options(pool, options)
+  apply_level(pool, pool.options and level_of(pool.options), level_of(options))
+  pool.options = options
+  pool.core:configure(settings(options))
+end
+
+-- The two steps.
+
+local function load_pool(self, change, state)
+  local pool, wanted = self.pools[state.name], state.generation
+  local entry = { state = state }
+  table.insert(change.pools, entry)
+  if pool and pool.generations[wanted.number] then return end
+  entry.loaded = load_generation(self, change, state.name, wanted)
+  if not pool then return end
+  register(self, pool, entry.loaded)
+  entry.registered = true
+end
+
+local function load_all(self, change, params)
+  if params.script then
+    change.script = evaluate(self, change, params.script.snapshot)
+    change.script_is_new = change.script ~= self.script
+  end
+  for _, state in ipairs(params.pools or {}) do load_pool(self, change, state) end
+end
+
+local function discard(self, change)
+  for _, scope in ipairs(change.scopes) do scope:cancel() end
+  for _, entry in ipairs(change.pools) do
+    local pool = self.pools[entry.state.name]
+    if entry.registered and pool then
+      pool.generations[entry.loaded.number] = nil
+      pool.core:forget(entry.loaded.number)
+    end
+  end
+  self:_collect()
+end
+
+--- Loads a change, aside from everything that runs.
+---@param params { change: any, pools: table[], script: table|nil, remove: string[]|nil }
+---@return true|nil, string|nil err, { traceback: string|nil }|nil
+function Serving:prepare(params)
+  local change = { pools = {}, scopes = {}, evaluations = {}, remove = params.remove or {} }
+  local ok, err = xpcall(load_all, function(raised)
+    if type(raised) == "table" then return raised end
+    return { text = tostring(raised), traceback = debug.traceback(tostring(raised), 2) }
+  end, self, change, params)
+  if not ok then
+    discard(self, change)
+    return nil, err.text, { traceback = err.traceback }
+  end
+  self.changes[params.change] = change
+  return true
+end
+
+local function cancel_scope(holder)
+  if holder and holder.scope then holder.scope:cancel() end
+end
+
+local function kept(pool)
+  local n = 0
+  for number, count in pairs(pool.core:counts()) do
+    if number ~= pool.current then n = n + count end
+  end
+  return n
+end
+
+local function commit_pool(self, entry)
+  local state, loaded = entry.state, entry.loaded
+  local pool = self.pools[state.name] or open_pool(self, state)
+  apply_options(pool, state.options)
+  if not loaded then return pool end
+  local old = pool.generations[pool.current]
+  cancel_scope(old)
+  if not entry.registered then register(self, pool, loaded) end
+  pool.current = loaded.number
+  if loaded.scope then loaded.scope:commit() end
+  if old and (pool.core:counts()[old.number] or 0) == 0 then self:_retire(pool, old.number) end
+  return pool
+end
+
+local function commit_script(self, change)
+  if not change.script_is_new then return end
+  cancel_scope(self.script)
+  self.script = change.script
+  self.script.scope:commit()
+end
+
+-- Connections of a removed pool go on; the pool itself goes with the last of them.
+local function remove_pool(self, name)
+  local pool = self.pools[name]
+  if not pool then return end
+  cancel_scope(pool.generations[pool.current])
+  pool.removed = true
+  if pool.core:count() == 0 then self.pools[name] = nil end
+end
+
+--- Makes a prepared change real. Nothing in here can fail any more.
+---@param id any
+---@return { pools: table<string, { kept: integer }> }
+function Serving:commit(id)
+  local change = self.changes[id]
+  if not change then return { pools = {} } end
+  self.changes[id] = nil
+  local answer = { pools = {} }
+  commit_script(self, change)
+  for _, entry in ipairs(change.pools) do
+    local pool = commit_pool(self, entry)
+    answer.pools[pool.name] = { kept = kept(pool) }
+  end
+  for _, name in ipairs(change.remove) do remove_pool(self, name) end
+  return answer
+end
+
+--- Forgets a prepared change.
+function Serving:abort(id)
+  local change = self.changes[id]
+  self.changes[id] = nil
+  if change then discard(self, change) end
+end
+
+-- The end of a generation.
+
+-- Compiled traces of long-lived callers hold the functions they have inlined; a cycle that is under way may have
+-- seen the old code as alive, so two of them are run, in small steps.
+function Serving:_collect()
+  if self.collecting then return end
+  self.collecting = true
+  jit.flush()
+  core.spawn(function()
+    for _ = 1, 2 do
+      while not collectgarbage("step", 100) do core.park(0) end
+    end
+    self.collecting = false
+  end):detach()
+end
+
+function Serving:_retire(pool, number)
+  local old = pool.generations[number]
+  if not old or (number == pool.current and not pool.removed) then return end
+  pool.generations[number] = nil
+  pool.core:forget(number)
+  cancel_scope(old)
+  self:_collect()
+  self.on_retired(pool.name, number)
+  if pool.removed and pool.core:count() == 0 then self.pools[pool.name] = nil end
+end
+
+--- Tells what these pools began while they loaded that the end is near: sleeps of theirs answer "shutdown".
+function Serving:interrupt(pools)
+  for _, pool in pairs(pools) do
+    local live = pool.generations[pool.current]
+    if live and live.scope then live.scope:interrupt() end
+  end
+  if pools == self.pools and self.script then self.script.scope:interrupt() end
+end
+
+--- The pool of that name, or all of them.
+---@param name string|nil
+---@return table<string, table>
+function Serving:select(name)
+  if name then return { [name] = self.pools[name] } end
+  return self.pools
+end
+
+return serving

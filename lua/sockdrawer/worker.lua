@@ -1,0 +1,320 @@
+--- The worker: one event loop that serves what the supervisor tells it to.
+--
+-- Everything comes as an operation over the channel; the table `operations` is the whole of it. The worker decides
+-- only one thing by itself: when the channel ends, the supervisor is dead, and it drains and leaves.
+
+local core = require "sockdrawer.core"
+local cidr = require "sockdrawer.cidr"
+local drain = require "sockdrawer.drain"
+local log = require "sockdrawer.log"
+local runtime = require "sockdrawer.runtime"
+local serving = require "sockdrawer.serving"
+local tasks = require "sockdrawer.tasks"
+local wire = require "sockdrawer.wire"
+
+local worker = {}
+
+-- Where the supervisor has put them (see main.lua).
+local CHANNEL, SCOREBOARD, BELL = 3, 4, 5
+
+local DRAIN_DEADLINE, SPARE_SECONDS = 20, 10
+
+---@class sockdrawer.Worker
+local Worker = {}
+Worker.__index = Worker
+
+-- Errors: one line each, with whatever is known about where it happened.
+
+local function peer_text(conn)
+  local ip, port = conn:peer()
+  if not ip then return nil end
+  if not port then return ip end
+  return (ip:find(":", 1, true) and "[%s]:%s" or "%s:%s"):format(ip, port)
+end
+
+local function origin_of(conn)
+  if not conn then return {} end
+  return { pool = conn.pool, generation = conn.generation, conn = conn.id, peer = peer_text(conn) }
+end
+
+local function report(conn, text, origin)
+  local fields = origin_of(conn)
+  for key, value in pairs(origin or {}) do fields[key] = value end
+  fields.msg = text
+  log.error("handler_error", fields)
+end
+
+local function on_task_error(id, text, conn)
+  report(conn, text, tasks.failed(id, text))
+end
+
+-- What user code prints is one log line per call.
+local function print_to_log(...)
+  local parts = {}
+  for i = 1, select("#", ...) do parts[i] = tostring((select(i, ...))) end
+  log.info("output", { msg = table.concat(parts, "\t") })
+end
+
+local function require_luv()
+  local uv, reason = core.luv()
+  return uv or error("luv: " .. tostring(reason), 2)
+end
+
+-- Debian's limits suit small programs: many protocol branches overflow them and flush every trace, again and again.
+local function tune_jit()
+  if jit.status() then jit.opt.start("maxtrace=8000", "maxrecord=16000", "maxmcode=8192", "sizemcode=256") end
+end
+
+-- Own deadlines, for the day the supervisor dies.
+
+local function deadline_of(options)
+  local value = options.drain
+  if type(value) == "table" then value = value.deadline end
+  if value == nil then return DRAIN_DEADLINE end
+  return value ~= math.huge and value
+end
+
+local function longest_deadline(pools)
+  local longest = 0
+  for _, pool in pairs(pools) do
+    local deadline = deadline_of(pool.options)
+    if not deadline then return nil end
+    longest = math.max(longest, deadline)
+  end
+  return longest
+end
+
+-- The kernel then ends us with an alarm even if Lua is stuck. A pool that may drain for ever gets a day.
+function Worker:_guard_against_orphanage()
+  if self.embedded then return end
+  core.parent_death((longest_deadline(self.serving.pools) or 86400) + SPARE_SECONDS)
+end
+
+local operations = {}
+
+local function attach(self, params)
+  core.identify(params.loop, params.incarnation)
+  if not self.embedded then core.scoreboard { fd = SCOREBOARD, slot = params.slot, bell = BELL } end
+end
+
+local function settle(params)
+  for _, key in ipairs { "name", "loop", "loops" } do runtime[key] = params[key] end
+  runtime.role = "worker"
+end
+
+local function configure_log(self, params)
+  if self.embedded then return end
+  local options = params.log or {}
+  log.configure { level = options.level }
+  for pool, level in pairs(options.pools or {}) do log.set_level(level, pool) end
+end
+
+function operations.boot(self, params)
+  attach(self, params)
+  settle(params)
+  configure_log(self, params)
+  local state = params.state
+  local ok, err, data = self.serving:prepare { change = "boot", pools = state.pools, script = state.script }
+  if not ok then return nil, err, data end
+  self.serving:commit "boot"
+  self:_guard_against_orphanage()
+  return true
+end
+
+function operations.prepare(self, params)
+  return self.serving:prepare(params)
+end
+
+function operations.commit(self, params)
+  local answer = self.serving:commit(params.change)
+  self:_guard_against_orphanage()
+  return answer
+end
+
+function operations.abort(self, params)
+  self.serving:abort(params.change)
+  return true
+end
+
+function operations.listen(self, params, fds)
+  local pool, fd = self.serving.pools[params.pool], fds[1]
+  if not pool then
+    core.close(fd)
+    return nil, "no such pool"
+  end
+  pool.core:accept(fd, params.id)
+  pool.listening[params.id] = true
+  return true
+end
+
+-- Sockets that are drained wait for each other's queues at the same time, not in turn.
+local function unlisten(pool, ids, options)
+  local closing = {}
+  for _, id in ipairs(ids) do
+    if pool.listening[id] then
+      pool.listening[id] = nil
+      closing[#closing + 1] = tasks.spawn(function() pool.core:unaccept(id, options) end)
+    end
+  end
+  for _, task in ipairs(closing) do task:wait() end
+end
+
+function operations.unlisten(self, params)
+  local pool = self.serving.pools[params.pool]
+  if pool then unlisten(pool, params.ids, { drain = params.drain }) end
+  return true
+end
+
+-- Looking at connections.
+
+local function filter_of(params)
+  local network, err
+  if params.peer then
+    network, err = cidr.parse(params.peer)
+    if not network then return nil, err end
+  end
+  return function(row)
+    return (not params.generation or row.generation == params.generation)
+      and (not params.loop or row.loop == params.loop)
+      and (not params.idle_over or row.idle > params.idle_over)
+      and (not network or cidr.contains(network, (row.conn:peer()) or ""))
+  end
+end
+
+local function matching(self, params)
+  local wanted, err = filter_of(params)
+  if not wanted then return nil, err end
+  local rows = {}
+  for _, pool in pairs(self.serving:select(params.pool)) do
+    for _, row in ipairs(pool.core:connections()) do
+      if wanted(row) then rows[#rows + 1] = row end
+    end
+  end
+  return rows
+end
+
+function operations.conns(self, params)
+  local rows, err = matching(self, params)
+  if not rows then return nil, err end
+  for _, row in ipairs(rows) do row.conn = nil end
+  return rows
+end
+
+function operations.gens(self, params)
+  local pool = self.serving.pools[params.pool]
+  return pool and pool.core:counts() or {}
+end
+
+local function named(rows, ids)
+  local by_id, found, missing = {}, {}, {}
+  for _, row in ipairs(rows) do by_id[row.id] = row end
+  for _, id in ipairs(ids) do
+    if by_id[id] then found[#found + 1] = by_id[id] else missing[#missing + 1] = id end
+  end
+  return found, missing
+end
+
+function operations.close(self, params)
+  local rows, err = matching(self, params)
+  if not rows then return nil, err end
+  local missing = {}
+  if params.ids then rows, missing = named(rows, params.ids) end
+  for _, row in ipairs(rows) do row.conn:close { reset = params.reset or nil } end
+  return { closed = #rows, missing = missing }
+end
+
+-- Ending.
+
+function operations.drain(self, params)
+  local pools = self.serving:select(params.pool)
+  if not params.before then self.serving:interrupt(pools) end
+  return drain.run(pools, params.deadline, params.before)
+end
+
+function operations.log(_, params)
+  return log.set_level(params.level, params.pool)
+end
+
+-- The answer leaves before the loop stops.
+function operations.exit(self)
+  self.leaving = true
+  if not self.embedded then
+    core.spawn(function()
+      core.park(0.01)
+      core.stop(0)
+    end):detach()
+  end
+  return true
+end
+operations.retire = operations.exit
+
+local function stop_accepting(pool)
+  local ids = {}
+  for id in pairs(pool.listening) do ids[#ids + 1] = id end
+  unlisten(pool, ids, { drain = true })
+end
+
+-- The supervisor is gone, and with it everybody who could tell us what to do.
+local function leave_alone(self)
+  log.warn("orphaned", { msg = "the supervisor is gone: draining" })
+  local left = {}
+  for name, pool in pairs(self.serving.pools) do
+    left[name] = tasks.spawn(function()
+      stop_accepting(pool)
+      drain.run({ pool }, deadline_of(pool.options))
+    end)
+  end
+  for _, task in pairs(left) do task:wait() end
+  core.stop(1)
+end
+
+function operations.closed(self)
+  if self.embedded then return end
+  if self.leaving then return core.stop(0) end
+  leave_alone(self)
+end
+
+function operations.failed(_, op, err, data)
+  log.error("operation_failed", { msg = ("%s: %s"):format(op, data and data.traceback or err) })
+end
+
+local function ask_supervisor(self, verb, params)
+  return self.peer:call("ctl", { verb = verb, params = params })
+end
+
+-- Everything that is asked of the worker, bound to it.
+local function bound(self)
+  local handlers = {}
+  for name, operation in pairs(operations) do
+    handlers[name] = function(...) return operation(self, ...) end
+  end
+  return handlers
+end
+
+--- Starts a worker on a channel of this process.
+---@param channel table a core.channel
+---@param options { embedded: boolean }|nil embedded: it shares the process with the supervisor, and never ends it
+---@return sockdrawer.Worker
+function worker.start(channel, options)
+  local self = setmetatable({ embedded = options and options.embedded or false, leaving = false }, Worker)
+  self.serving = serving.new(function(pool, number)
+    self.peer:cast("drained_generation", { pool = pool, generation = number })
+  end, report)
+  package.preload.luv = require_luv
+  core.on_task_error(on_task_error)
+  runtime.control = function(verb, params) return ask_supervisor(self, verb, params) end
+  self.peer = wire.new(channel, bound(self))
+  return self
+end
+
+--- The life of a worker process. Returns its exit status.
+---@return integer
+function worker.main()
+  core.ignore_signals { "TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "PIPE" }
+  core.parent_death(DRAIN_DEADLINE)
+  tune_jit()
+  print = print_to_log -- luacheck: ignore 121
+  return core.run(function() worker.start(core.channel(CHANNEL)) end)
+end
+
+return worker
