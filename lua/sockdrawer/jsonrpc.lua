@@ -196,6 +196,15 @@ local function traceback(err)
   return { text = tostring(err), traceback = debug.traceback(tostring(err), 2) }
 end
 
+-- Where a verb's result has an object by names, it is one even when there is no name in it.
+local function mark_objects(row, result)
+  if type(result) ~= "table" then return end
+  for _, name in ipairs(row.objects or {}) do
+    local value = result[name]
+    if type(value) == "table" and next(value) == nil then result[name] = setmetatable({}, { __jsontype = "object" }) end
+  end
+end
+
 --- Checks a request and lets the instance do it: result, or nil, error word or text, data, message.
 ---
 --- An instance has `call(self, verb, params, who)` → result | nil, err, data. One without a supervisor (loops 0) says
@@ -212,6 +221,7 @@ function jsonrpc.perform(instance, request, who)
   local ok, result, err, data = xpcall(instance.call, traceback, instance, request.method, params, who)
   if not ok then return nil, "internal", { traceback = result.traceback }, result.text end
   if result == nil and err == nil then result = true end
+  mark_objects(row, result)
   return result, err, data
 end
 

@@ -29,6 +29,7 @@ local verbs = {}
 ---@field stage? integer
 ---@field usage? string
 ---@field supervised? boolean
+---@field objects? string[]  fields of the result that are objects, not lists, when they are empty
 
 -- Each type: what is allowed, in words; `check` takes a Lua value and answers ok, value; `parse` makes one of a word.
 local types = {}
@@ -142,7 +143,7 @@ verbs.rows = {
       parameter("reset", "flag", "drop what was changed at run time"),
     }, changes = true, patient = true, show = "fields" },
   { name = "diff", help = "the script on disk against what is running", args = { ANY_POOL }, patient = true,
-    show = "fields" },
+    show = "fields", objects = { "pools", "server" } },
   { name = "drain", help = "stop a pool: no new connections, the open ones are asked to end", args = { POOL },
     options = { DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
   { name = "close", help = "close connections, by id or by what they have in common",

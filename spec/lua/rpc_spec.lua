@@ -151,6 +151,12 @@ describe("a control answer", function()
     assert.truthy(select(3, respond(request "conns", { conns = {} })):find('"result":[]', 1, true))
   end)
 
+  it("has by-name tables as objects where the verb says so", function()
+    local _, _, text = respond(request "diff", { diff = { pools = {}, added = {} } })
+    assert.truthy(text:find('"pools":{}', 1, true))
+    assert.truthy(text:find('"added":[]', 1, true))
+  end)
+
   it("writes unlimited as false", function()
     local answer = respond(request("info", { pool = "e" }), { info = { max_connections = math.huge } })
     assert.is_false(answer.result.max_connections)
