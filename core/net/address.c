@@ -15,8 +15,8 @@
 #include <sys/un.h>
 #include <uv.h>
 
-#define FORMS                                                                    \
-  "tcp://host:port, :port, [ipv6]:port, tls://host:port, udp://host:port, "      \
+#define FORMS                                                                                                          \
+  "tcp://host:port, :port, [ipv6]:port, tls://host:port, udp://host:port, "                                            \
   "unix:/path, fd:N, systemd:NAME"
 
 /* One parse in progress. */
@@ -71,8 +71,7 @@ static int parse_ipv6(parse *p, const char *host) {
   if (len >= sizeof bare) return fail(p, "the host is too long");
   memcpy(bare, host, len);
   bare[len] = '\0';
-  if (inet_pton(AF_INET6, bare, &bits) != 1)
-    return fail(p, "\"%.60s\" in brackets is no IPv6 address", host);
+  if (inet_pton(AF_INET6, bare, &bits) != 1) return fail(p, "\"%.60s\" in brackets is no IPv6 address", host);
   if (zone && (zone[1] == '\0' || strlen(zone) > IF_NAMESIZE))
     return fail(p, "\"%.60s\" is no network interface", zone + 1);
   inet_ntop(AF_INET6, &bits, p->out->host, INET6_ADDRSTRLEN);
@@ -141,9 +140,9 @@ static int parse_query(parse *p, char *query) {
   static const struct {
     const char *key;
     int (*set)(parse *, const char *);
-  } keys[] = {{"mode", set_mode}, {"owner", set_owner}};
+  } keys[] = { { "mode", set_mode }, { "owner", set_owner } };
   enum { NKEYS = sizeof keys / sizeof *keys };
-  bool seen[NKEYS] = {false};
+  bool seen[NKEYS] = { false };
   char *next;
   for (char *pair = query; pair; pair = next) {
     size_t i = 0;
@@ -196,16 +195,16 @@ static int parse_systemd(parse *p, char *rest) {
 }
 
 static const struct row {
-  const char *name;   /* in the order of sd_address_scheme */
+  const char *name; /* in the order of sd_address_scheme */
   const char *prefix;
   int (*parse)(parse *, char *);
 } schemes[] = {
-    [SD_ADDRESS_TCP] = {"tcp", "tcp://", parse_ip},
-    [SD_ADDRESS_TLS] = {"tls", "tls://", parse_ip},
-    [SD_ADDRESS_UDP] = {"udp", "udp://", parse_ip},
-    [SD_ADDRESS_UNIX] = {"unix", "unix:", parse_unix},
-    [SD_ADDRESS_FD] = {"fd", "fd:", parse_fd},
-    [SD_ADDRESS_SYSTEMD] = {"systemd", "systemd:", parse_systemd},
+  [SD_ADDRESS_TCP] = { "tcp", "tcp://", parse_ip },
+  [SD_ADDRESS_TLS] = { "tls", "tls://", parse_ip },
+  [SD_ADDRESS_UDP] = { "udp", "udp://", parse_ip },
+  [SD_ADDRESS_UNIX] = { "unix", "unix:", parse_unix },
+  [SD_ADDRESS_FD] = { "fd", "fd:", parse_fd },
+  [SD_ADDRESS_SYSTEMD] = { "systemd", "systemd:", parse_systemd },
 };
 enum { NSCHEMES = sizeof schemes / sizeof *schemes };
 
@@ -229,7 +228,7 @@ static int parse_plain(parse *p, char *text) {
 
 int sd_address_parse(sd_address *out, const char *text, size_t len, sd_net_error *error) {
   char whole[1024], work[1024];
-  parse p = {whole, out, error};
+  parse p = { whole, out, error };
   memset(out, 0, sizeof *out);
   out->mode = out->fd = -1;
   snprintf(whole, sizeof whole, "%.*s", len < sizeof whole ? (int)len : (int)sizeof whole - 1, text);
@@ -259,18 +258,25 @@ static void unix_text(const sd_address *a, char *out, size_t size) {
   bool has_owner = a->owner[0] || a->group[0];
   if (a->mode >= 0) snprintf(mode, sizeof mode, "?mode=%04o", (unsigned)a->mode & 07777);
   if (has_owner)
-    snprintf(owner, sizeof owner, "%sowner=%s%s%s", a->mode >= 0 ? "&" : "?", a->owner,
-             a->group[0] ? ":" : "", a->group);
+    snprintf(
+      owner, sizeof owner, "%sowner=%s%s%s", a->mode >= 0 ? "&" : "?", a->owner, a->group[0] ? ":" : "", a->group);
   snprintf(out, size, "unix:%s%s%s", a->path, mode, owner);
 }
 
 const char *sd_address_text(const sd_address *a, char *out, size_t size) {
   const char *format = strchr(a->host, ':') ? "%s[%s]:%d" : "%s%s:%d";
   switch (a->scheme) {
-    case SD_ADDRESS_UNIX: unix_text(a, out, size); break;
-    case SD_ADDRESS_FD: snprintf(out, size, "fd:%d", a->fd); break;
-    case SD_ADDRESS_SYSTEMD: snprintf(out, size, "systemd:%s", a->name); break;
-    default: snprintf(out, size, format, schemes[a->scheme].prefix, a->host, a->port);
+    case SD_ADDRESS_UNIX:
+      unix_text(a, out, size);
+      break;
+    case SD_ADDRESS_FD:
+      snprintf(out, size, "fd:%d", a->fd);
+      break;
+    case SD_ADDRESS_SYSTEMD:
+      snprintf(out, size, "systemd:%s", a->name);
+      break;
+    default:
+      snprintf(out, size, format, schemes[a->scheme].prefix, a->host, a->port);
   }
   return out;
 }
@@ -288,10 +294,9 @@ static int unix_sockaddr(const sd_address *address, struct sockaddr_storage *out
 static int from_resolver(int code) {
   static const struct {
     int theirs, ours;
-  } codes[] = {{EAI_NONAME, UV_EAI_NONAME},     {EAI_AGAIN, UV_EAI_AGAIN},
-               {EAI_FAIL, UV_EAI_FAIL},         {EAI_FAMILY, UV_EAI_FAMILY},
-               {EAI_MEMORY, UV_EAI_MEMORY},     {EAI_NODATA, UV_EAI_NODATA},
-               {EAI_SERVICE, UV_EAI_SERVICE},   {EAI_SOCKTYPE, UV_EAI_SOCKTYPE}};
+  } codes[] = { { EAI_NONAME, UV_EAI_NONAME }, { EAI_AGAIN, UV_EAI_AGAIN }, { EAI_FAIL, UV_EAI_FAIL },
+    { EAI_FAMILY, UV_EAI_FAMILY }, { EAI_MEMORY, UV_EAI_MEMORY }, { EAI_NODATA, UV_EAI_NODATA },
+    { EAI_SERVICE, UV_EAI_SERVICE }, { EAI_SOCKTYPE, UV_EAI_SOCKTYPE } };
   for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
     if (codes[i].theirs == code) return codes[i].ours;
   return UV_EAI_FAIL;
@@ -299,7 +304,7 @@ static int from_resolver(int code) {
 
 static int ask(const sd_address *address, int flags, struct sockaddr_storage *out, socklen_t *len) {
   bool local = strcmp(address->host, "localhost") == 0;
-  struct addrinfo *list, hints = {.ai_flags = flags | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
+  struct addrinfo *list, hints = { .ai_flags = flags | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM };
   char port[16];
   if (address->scheme == SD_ADDRESS_UDP) hints.ai_socktype = SOCK_DGRAM;
   snprintf(port, sizeof port, "%d", address->port);
@@ -311,8 +316,7 @@ static int ask(const sd_address *address, int flags, struct sockaddr_storage *ou
   return 0;
 }
 
-static int to_sockaddr(const sd_address *address, int flags, struct sockaddr_storage *out,
-                       socklen_t *len) {
+static int to_sockaddr(const sd_address *address, int flags, struct sockaddr_storage *out, socklen_t *len) {
   memset(out, 0, sizeof *out);
   if (address->scheme == SD_ADDRESS_UNIX) return unix_sockaddr(address, out, len);
   return sd_address_is_ip(address) ? ask(address, flags, out, len) : UV_EINVAL;
@@ -356,8 +360,12 @@ static void host_of(const struct sockaddr *sa, socklen_t len, bool unmap, char *
     case AF_INET:
       inet_ntop(AF_INET, &((const struct sockaddr_in *)sa)->sin_addr, out, (socklen_t)size);
       break;
-    case AF_INET6: ipv6_host((const struct sockaddr_in6 *)sa, unmap, out, size); break;
-    case AF_UNIX: unix_path(sa, len, out, size); break;
+    case AF_INET6:
+      ipv6_host((const struct sockaddr_in6 *)sa, unmap, out, size);
+      break;
+    case AF_UNIX:
+      unix_path(sa, len, out, size);
+      break;
   }
 }
 
@@ -372,8 +380,8 @@ int sd_sockaddr_port(const struct sockaddr *sa) {
   return 0;
 }
 
-static const char *with_port(const struct sockaddr *sa, socklen_t len, const char *prefix,
-                             bool unmap, char *out, size_t size) {
+static const char *with_port(
+  const struct sockaddr *sa, socklen_t len, const char *prefix, bool unmap, char *out, size_t size) {
   char host[SD_SOCKADDR_TEXT];
   host_of(sa, len, unmap, host, sizeof host);
   const char *format = strchr(host, ':') ? "%s[%s]:%d" : "%s%s:%d";
@@ -382,13 +390,12 @@ static const char *with_port(const struct sockaddr *sa, socklen_t len, const cha
 }
 
 const char *sd_sockaddr_text(const struct sockaddr *sa, socklen_t len, char *out, size_t size) {
-  if (sa->sa_family != AF_INET && sa->sa_family != AF_INET6)
-    return sd_sockaddr_host(sa, len, out, size);
+  if (sa->sa_family != AF_INET && sa->sa_family != AF_INET6) return sd_sockaddr_host(sa, len, out, size);
   return with_port(sa, len, "", true, out, size);
 }
 
-const char *sd_sockaddr_uri(const struct sockaddr *sa, socklen_t len, sd_address_scheme scheme,
-                            char *out, size_t size) {
+const char *sd_sockaddr_uri(
+  const struct sockaddr *sa, socklen_t len, sd_address_scheme scheme, char *out, size_t size) {
   char path[SD_SOCKADDR_TEXT];
   if (sa->sa_family == AF_UNIX) {
     unix_path(sa, len, path, sizeof path);

@@ -34,12 +34,12 @@ typedef struct {
   sd_address_scheme scheme;
   char host[SD_ADDRESS_HOST]; /* without brackets; "" for the last three schemes */
   int port;
-  char path[SD_ADDRESS_PATH];   /* as written: relative stays relative */
-  int mode;                     /* of a unix socket, or -1: what the umask gives */
-  char owner[SD_ADDRESS_USER];  /* name or number, "" unless given */
+  char path[SD_ADDRESS_PATH];  /* as written: relative stays relative */
+  int mode;                    /* of a unix socket, or -1: what the umask gives */
+  char owner[SD_ADDRESS_USER]; /* name or number, "" unless given */
   char group[SD_ADDRESS_USER];
-  int fd;                       /* -1 except for fd:N */
-  char name[SD_ADDRESS_HOST];   /* of systemd:NAME */
+  int fd;                     /* -1 except for fd:N */
+  char name[SD_ADDRESS_HOST]; /* of systemd:NAME */
 } sd_address;
 
 /* A failure in words, for the person who has to repair it. Every function that
@@ -48,8 +48,7 @@ typedef struct {
   char text[512];
 } sd_net_error;
 
-void sd_net_error_set(sd_net_error *error, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+void sd_net_error_set(sd_net_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* 0, or UV_EINVAL with a text that names what is wrong and what is allowed. */
 int sd_address_parse(sd_address *out, const char *text, size_t len, sd_net_error *error);
@@ -76,7 +75,6 @@ int sd_address_resolve(const sd_address *address, struct sockaddr_storage *out, 
 const char *sd_sockaddr_text(const struct sockaddr *sa, socklen_t len, char *out, size_t size);
 const char *sd_sockaddr_host(const struct sockaddr *sa, socklen_t len, char *out, size_t size);
 int sd_sockaddr_port(const struct sockaddr *sa);
-const char *sd_sockaddr_uri(const struct sockaddr *sa, socklen_t len, sd_address_scheme scheme,
-                            char *out, size_t size);
+const char *sd_sockaddr_uri(const struct sockaddr *sa, socklen_t len, sd_address_scheme scheme, char *out, size_t size);
 
 #endif

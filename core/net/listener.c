@@ -45,7 +45,7 @@ static int fail_option(const attempt *a, int err, const sd_net_error *option) {
 }
 
 static int apply_options(const attempt *a, int fd) {
-  sd_net_error why = {""};
+  sd_net_error why = { "" };
   const sd_listener_options *o = a->options;
   int err = sd_sockopt_apply(fd, o->options, o->option_count, SD_SOCKOPT_LISTEN, &why);
   return err ? fail_option(a, err, &why) : 0;
@@ -89,8 +89,7 @@ static int bound_text(int fd, sd_address_scheme scheme, char *out, size_t size) 
   return 0;
 }
 
-static int bind_and_listen(const attempt *a, sd_listener *out, const struct sockaddr_storage *ss,
-                           socklen_t len) {
+static int bind_and_listen(const attempt *a, sd_listener *out, const struct sockaddr_storage *ss, socklen_t len) {
   int err = apply_options(a, out->fd);
   if (err) return err;
   if (bind(out->fd, (const struct sockaddr *)ss, len)) return fail(a, -errno);
@@ -134,7 +133,7 @@ static int probe_ip(const attempt *a) {
  * asked for but not insisted on. -1 without. */
 static int lock_folder(const char *path) {
   char copy[SD_ADDRESS_PATH];
-  struct timespec pause = {0, 10 * 1000 * 1000};
+  struct timespec pause = { 0, 10 * 1000 * 1000 };
   strcpy(copy, path);
   int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   for (int i = 0; fd >= 0 && i < LOCK_TRIES; i++) {
@@ -163,15 +162,13 @@ static int knock(const struct sockaddr_storage *ss, socklen_t len) {
 
 /* 0 when the path is free or holds a stale socket, which `st` then describes
  * (st_ino 0 when free). */
-static int look_at_path(const attempt *a, const struct sockaddr_storage *ss, socklen_t len,
-                        struct stat *st) {
+static int look_at_path(const attempt *a, const struct sockaddr_storage *ss, socklen_t len, struct stat *st) {
   memset(st, 0, sizeof *st);
   if (lstat(a->address->path, st)) return errno == ENOENT ? 0 : fail(a, -errno);
   if (!S_ISSOCK(st->st_mode)) return fail_because(a, UV_EEXIST, kind_of_file(st->st_mode));
   int err = knock(ss, len);
   if (err == 0) return fail_because(a, UV_EADDRINUSE, "another server answers there");
-  if (err == UV_EPROTOTYPE)
-    return fail_because(a, UV_EEXIST, "a socket of another type is there, and is left alone");
+  if (err == UV_EPROTOTYPE) return fail_because(a, UV_EEXIST, "a socket of another type is there, and is left alone");
   if (err == UV_ENOENT) memset(st, 0, sizeof *st); /* gone meanwhile */
   return err == UV_ECONNREFUSED || err == UV_ENOENT ? 0 : fail(a, err);
 }
@@ -252,10 +249,8 @@ static int bind_beside(const attempt *a, sd_listener *out) {
   const char *path = a->address->path;
   sd_address beside = *a->address;
   int n = snprintf(beside.path, sizeof beside.path, "%s.%d~", path, (int)getpid());
-  if (n >= (int)sizeof beside.path)
-    return fail_because(a, UV_ENAMETOOLONG, "no room to open a socket beside it");
-  if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
-    return fail_because(a, UV_EEXIST, kind_of_file(st.st_mode));
+  if (n >= (int)sizeof beside.path) return fail_because(a, UV_ENAMETOOLONG, "no room to open a socket beside it");
+  if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) return fail_because(a, UV_EEXIST, kind_of_file(st.st_mode));
   sd_address_numeric(&beside, &ss, &len);
   if (bind(out->fd, (struct sockaddr *)&ss, len)) return fail(a, -errno);
   int err = finish_unix(a, out, beside.path);
@@ -265,8 +260,7 @@ static int bind_beside(const attempt *a, sd_listener *out) {
 }
 
 static int open_unix(const attempt *a, sd_listener *out) {
-  if (a->options->reuseport)
-    return fail_because(a, UV_EINVAL, "a unix address has one listen socket");
+  if (a->options->reuseport) return fail_because(a, UV_EINVAL, "a unix address has one listen socket");
   out->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (out->fd < 0) return fail(a, -errno);
   /* The new file starts with this mode, less the umask. */
@@ -309,8 +303,7 @@ static int open_passed(const attempt *a, sd_listener *out) {
   out->fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
   if (out->fd < 0) return fail(a, -errno);
   int flags = fcntl(out->fd, F_GETFL);
-  if (flags < 0 || fcntl(out->fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
-      fcntl(given, F_SETFD, FD_CLOEXEC) < 0)
+  if (flags < 0 || fcntl(out->fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(given, F_SETFD, FD_CLOEXEC) < 0)
     err = fail(a, -errno);
   if (!err) err = apply_options(a, out->fd);
   if (!err) err = bound_text(out->fd, SD_ADDRESS_TCP, out->text, sizeof out->text);
@@ -318,30 +311,41 @@ static int open_passed(const attempt *a, sd_listener *out) {
   return err;
 }
 
-int sd_listener_open(sd_listener *out, const sd_address *address,
-                     const sd_listener_options *options, sd_net_error *error) {
-  attempt a = {address, options, error};
+int sd_listener_open(
+  sd_listener *out, const sd_address *address, const sd_listener_options *options, sd_net_error *error) {
+  attempt a = { address, options, error };
   memset(out, 0, sizeof *out);
   int err = UV_EPROTONOSUPPORT;
   switch (address->scheme) {
     case SD_ADDRESS_TCP:
-    case SD_ADDRESS_TLS: err = open_ip(&a, out); break;
-    case SD_ADDRESS_UNIX: err = open_unix(&a, out); break;
-    case SD_ADDRESS_FD: err = open_passed(&a, out); break;
-    default: fail(&a, err);
+    case SD_ADDRESS_TLS:
+      err = open_ip(&a, out);
+      break;
+    case SD_ADDRESS_UNIX:
+      err = open_unix(&a, out);
+      break;
+    case SD_ADDRESS_FD:
+      err = open_passed(&a, out);
+      break;
+    default:
+      fail(&a, err);
   }
   if (err) out->fd = -1;
   return err;
 }
 
 int sd_listener_probe(const sd_address *address, bool v6only, sd_net_error *error) {
-  sd_listener_options options = {.v6only = v6only, .port = -1};
-  attempt a = {address, &options, error};
+  sd_listener_options options = { .v6only = v6only, .port = -1 };
+  attempt a = { address, &options, error };
   switch (address->scheme) {
-    case SD_ADDRESS_UNIX: return probe_unix(&a);
-    case SD_ADDRESS_FD: return check_passed(&a, address->fd);
-    case SD_ADDRESS_SYSTEMD: return fail(&a, UV_EPROTONOSUPPORT);
-    default: return probe_ip(&a);
+    case SD_ADDRESS_UNIX:
+      return probe_unix(&a);
+    case SD_ADDRESS_FD:
+      return check_passed(&a, address->fd);
+    case SD_ADDRESS_SYSTEMD:
+      return fail(&a, UV_EPROTONOSUPPORT);
+    default:
+      return probe_ip(&a);
   }
 }
 

@@ -15,12 +15,12 @@
 #include "sockopt.h"
 
 typedef struct {
-  int backlog;     /* 0: SD_LISTENER_BACKLOG */
-  bool reuseport;  /* one of several sockets on the address; IP only */
-  bool v6only;     /* off: an IPv6 socket takes IPv4 peers too */
-  int port;        /* in place of the address's own, unless -1: all sockets of
+  int backlog;    /* 0: SD_LISTENER_BACKLOG */
+  bool reuseport; /* one of several sockets on the address; IP only */
+  bool v6only;    /* off: an IPv6 socket takes IPv4 peers too */
+  int port;       /* in place of the address's own, unless -1: all sockets of
                       an address with port 0 share the first one's port */
-  bool replace;    /* unix: open beside and rename over a live socket; the old
+  bool replace;   /* unix: open beside and rename over a live socket; the old
                       one's queue stays acceptable. Its own name (getsockname)
                       remains the one from before the rename */
   const sd_sockopt_setting *options;
@@ -44,8 +44,8 @@ typedef struct {
  * one is UV_EADDRINUSE, and what is no socket is left alone: UV_EEXIST. `udp:` and
  * `systemd:` are UV_EPROTONOSUPPORT here: systemd names are turned into fd:N by the
  * caller, who has seen the environment. */
-int sd_listener_open(sd_listener *out, const sd_address *address,
-                     const sd_listener_options *options, sd_net_error *error);
+int sd_listener_open(
+  sd_listener *out, const sd_address *address, const sd_listener_options *options, sd_net_error *error);
 
 /* Would the address be ours alone? With SO_REUSEPORT two servers of one user can
  * share a port without noticing, so before its first bind an address is bound once

@@ -15,8 +15,8 @@
 
 enum { L = SD_SOCKOPT_LISTEN, C = SD_SOCKOPT_CONNECTION, LC = SD_SOCKOPT_BOTH, B = SD_SOCKOPT_BIND };
 
-/* clang-format off: a table reads by its columns.
- * keepalive_* are limited to what the kernel takes; buffers to a sane size. */
+/* The keepalive rows are limited to what the kernel takes, buffers to a sane size. */
+/* clang-format off */
 static const sd_sockopt rows[] = {
   { "nodelay",            TCP, TCP_NODELAY,       SD_SOCKOPT_SWITCH,       0, 1,       LC, true,
     "send small writes at once" },
@@ -118,8 +118,7 @@ static bool is_switch(const sd_sockopt *option) {
 }
 
 static bool may_be(const sd_sockopt *option, double value) {
-  if (option->type == SD_SOCKOPT_KEEPALIVE && (value == SD_SOCKOPT_ON || value == SD_SOCKOPT_OFF))
-    return true;
+  if (option->type == SD_SOCKOPT_KEEPALIVE && (value == SD_SOCKOPT_ON || value == SD_SOCKOPT_OFF)) return true;
   if (option->type == SD_SOCKOPT_LINGER && value == SD_SOCKOPT_OFF) return true;
   if (!(value >= option->min && value <= option->max)) return false; /* not for NaN either */
   return option->type == SD_SOCKOPT_MILLISECONDS || value == floor(value);
@@ -127,14 +126,14 @@ static bool may_be(const sd_sockopt *option, double value) {
 
 void sd_sockopt_allowed(const sd_sockopt *option, char *out, size_t size) {
   static const char *const forms[] = {
-      [SD_SOCKOPT_SWITCH] = "true or false",
-      [SD_SOCKOPT_COUNT] = "a whole number from %.0f to %.0f",
-      [SD_SOCKOPT_BUFFER] = "a whole number of bytes from %.0f to %.0f",
-      [SD_SOCKOPT_TOS] = "a whole number from %.0f to %.0f",
-      [SD_SOCKOPT_SECONDS] = "whole seconds from %.0f to %.0f",
-      [SD_SOCKOPT_MILLISECONDS] = "seconds from %.0f to %.0f",
-      [SD_SOCKOPT_KEEPALIVE] = "true, false or whole seconds from %.0f to %.0f",
-      [SD_SOCKOPT_LINGER] = "false or whole seconds from %.0f to %.0f",
+    [SD_SOCKOPT_SWITCH] = "true or false",
+    [SD_SOCKOPT_COUNT] = "a whole number from %.0f to %.0f",
+    [SD_SOCKOPT_BUFFER] = "a whole number of bytes from %.0f to %.0f",
+    [SD_SOCKOPT_TOS] = "a whole number from %.0f to %.0f",
+    [SD_SOCKOPT_SECONDS] = "whole seconds from %.0f to %.0f",
+    [SD_SOCKOPT_MILLISECONDS] = "seconds from %.0f to %.0f",
+    [SD_SOCKOPT_KEEPALIVE] = "true, false or whole seconds from %.0f to %.0f",
+    [SD_SOCKOPT_LINGER] = "false or whole seconds from %.0f to %.0f",
   };
   if (is_switch(option))
     snprintf(out, size, "true or false");
@@ -146,8 +145,7 @@ int sd_sockopt_check(const sd_sockopt *option, double value, sd_net_error *error
   char allowed[96];
   if (may_be(option, value)) return 0;
   sd_sockopt_allowed(option, allowed, sizeof allowed);
-  sd_net_error_set(error, "socket option \"%s\" cannot be %.14g; allowed is %s", option->name,
-                   value, allowed);
+  sd_net_error_set(error, "socket option \"%s\" cannot be %.14g; allowed is %s", option->name, value, allowed);
   return UV_EINVAL;
 }
 
@@ -204,12 +202,12 @@ static int get_keepalive(int fd, double *value) {
 }
 
 static int set_linger(int fd, double value) {
-  struct linger linger = {.l_onoff = value >= 0, .l_linger = value > 0 ? (int)value : 0};
+  struct linger linger = { .l_onoff = value >= 0, .l_linger = value > 0 ? (int)value : 0 };
   return put(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
 }
 
 static int get_linger(int fd, double *value) {
-  struct linger linger = {0, 0};
+  struct linger linger = { 0, 0 };
   socklen_t len = sizeof linger;
   if (getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &len)) return -errno;
   *value = linger.l_onoff ? linger.l_linger : SD_SOCKOPT_OFF;
@@ -248,20 +246,28 @@ static int set(int fd, const sd_sockopt *option, double value) {
   double factor = option->type == SD_SOCKOPT_MILLISECONDS ? 1000 : 1;
   if (option->level < 0) return set_backlog(fd, value);
   switch (option->type) {
-    case SD_SOCKOPT_KEEPALIVE: return set_keepalive(fd, value);
-    case SD_SOCKOPT_LINGER: return set_linger(fd, value);
-    case SD_SOCKOPT_TOS: return set_tos(fd, value);
-    default: return put_number(fd, option->level, option->optname, value * factor);
+    case SD_SOCKOPT_KEEPALIVE:
+      return set_keepalive(fd, value);
+    case SD_SOCKOPT_LINGER:
+      return set_linger(fd, value);
+    case SD_SOCKOPT_TOS:
+      return set_tos(fd, value);
+    default:
+      return put_number(fd, option->level, option->optname, value * factor);
   }
 }
 
 static int get(int fd, const sd_sockopt *option, double *value) {
   if (option->level < 0) return get_backlog(fd, value);
   switch (option->type) {
-    case SD_SOCKOPT_KEEPALIVE: return get_keepalive(fd, value);
-    case SD_SOCKOPT_LINGER: return get_linger(fd, value);
-    case SD_SOCKOPT_TOS: return get_tos(fd, value);
-    default: break;
+    case SD_SOCKOPT_KEEPALIVE:
+      return get_keepalive(fd, value);
+    case SD_SOCKOPT_LINGER:
+      return get_linger(fd, value);
+    case SD_SOCKOPT_TOS:
+      return get_tos(fd, value);
+    default:
+      break;
   }
   int err = get_number(fd, option->level, option->optname, value);
   if (option->type == SD_SOCKOPT_MILLISECONDS) *value /= 1000;
@@ -271,8 +277,7 @@ static int get(int fd, const sd_sockopt *option, double *value) {
 }
 
 static int explain(const sd_sockopt *option, const char *verb, int err, sd_net_error *error) {
-  sd_net_error_set(error, "%s socket option \"%s\": %s (%s)", verb, option->name, uv_err_name(err),
-                   uv_strerror(err));
+  sd_net_error_set(error, "%s socket option \"%s\": %s (%s)", verb, option->name, uv_err_name(err), uv_strerror(err));
   return err;
 }
 
@@ -308,8 +313,7 @@ int sd_sockopt_get(int fd, const sd_sockopt *option, double *value, sd_net_error
   return err ? explain(option, "get", err, error) : 0;
 }
 
-int sd_sockopt_apply(int fd, const sd_sockopt_setting *list, size_t count, int where,
-                     sd_net_error *error) {
+int sd_sockopt_apply(int fd, const sd_sockopt_setting *list, size_t count, int where, sd_net_error *error) {
   int domain = ask(fd, SO_DOMAIN);
   for (size_t i = 0; i < count; i++) {
     const sd_sockopt *option = list[i].option;
@@ -324,6 +328,6 @@ int sd_sockopt_apply(int fd, const sd_sockopt_setting *list, size_t count, int w
 }
 
 void sd_sockopt_before_close(int fd) {
-  double seconds;
+  double seconds = 0;
   if (get_linger(fd, &seconds) == 0 && seconds > 0) set_linger(fd, SD_SOCKOPT_OFF);
 }

@@ -77,8 +77,7 @@ typedef struct {
 /* Applies those of a list that are meant for `where` and mean something to this
  * socket; `backlog`, `reuseport` and `v6only` are arguments of the listener. Stops
  * at the first failure. */
-int sd_sockopt_apply(int fd, const sd_sockopt_setting *list, size_t count, int where,
-                     sd_net_error *error);
+int sd_sockopt_apply(int fd, const sd_sockopt_setting *list, size_t count, int where, sd_net_error *error);
 
 /* To be called before close() on a socket that was given a positive `linger`. Linux
  * waits inside close() for it even on a non-blocking socket, which would hold the

@@ -18,7 +18,7 @@
 #define SYN_ACK 0x12
 
 static int attach(int fd, int optname, struct sock_filter *code, size_t len) {
-  struct sock_fprog program = {.len = (unsigned short)len, .filter = code};
+  struct sock_fprog program = { .len = (unsigned short)len, .filter = code };
   return setsockopt(fd, SOL_SOCKET, optname, &program, sizeof program) ? -errno : 0;
 }
 
@@ -57,11 +57,11 @@ static bool is_tcp(int fd) {
 
 int sd_steer_drop_syns(int fd) {
   struct sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_B | BPF_ABS, TCP_FLAGS_AT),
-      BPF_STMT(BPF_ALU | BPF_AND | BPF_K, SYN_ACK),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYN, 0, 1), /* SYN without ACK */
-      BPF_STMT(BPF_RET | BPF_K, 0),
-      BPF_STMT(BPF_RET | BPF_K, ACCEPT_ALL),
+    BPF_STMT(BPF_LD | BPF_B | BPF_ABS, TCP_FLAGS_AT),
+    BPF_STMT(BPF_ALU | BPF_AND | BPF_K, SYN_ACK),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYN, 0, 1), /* SYN without ACK */
+    BPF_STMT(BPF_RET | BPF_K, 0),
+    BPF_STMT(BPF_RET | BPF_K, ACCEPT_ALL),
   };
   if (!is_tcp(fd)) return UV_ENOPROTOOPT;
   return attach(fd, SO_ATTACH_FILTER, code, sizeof code / sizeof *code);

@@ -125,10 +125,18 @@ static int address_field(lua_State *L, int index, sd_address *address, sd_net_er
 static bool to_value(lua_State *L, const sd_sockopt *option, double *value) {
   bool boolean = lua_isboolean(L, -1), on = lua_toboolean(L, -1);
   switch (option->type) {
-    case SD_SOCKOPT_SWITCH: *value = on; return boolean;
-    case SD_SOCKOPT_KEEPALIVE: *value = on ? SD_SOCKOPT_ON : SD_SOCKOPT_OFF; break;
-    case SD_SOCKOPT_LINGER: *value = SD_SOCKOPT_OFF; if (on && boolean) return false; break;
-    default: if (boolean) return false;
+    case SD_SOCKOPT_SWITCH:
+      *value = on;
+      return boolean;
+    case SD_SOCKOPT_KEEPALIVE:
+      *value = on ? SD_SOCKOPT_ON : SD_SOCKOPT_OFF;
+      break;
+    case SD_SOCKOPT_LINGER:
+      *value = SD_SOCKOPT_OFF;
+      if (on && boolean) return false;
+      break;
+    default:
+      if (boolean) return false;
   }
   if (boolean) return true;
   *value = lua_tonumber(L, -1);
@@ -143,7 +151,7 @@ static int check_value(lua_State *L, const sd_sockopt *option, double *value, sd
   lua_pushvalue(L, -1); /* tostring in place would spoil a table being walked */
   const char *shown = lua_isboolean(L, -1) ? (lua_toboolean(L, -1) ? "true" : "false") : lua_tostring(L, -1);
   sd_net_error_set(error, "socket option \"%s\" cannot be %s; allowed is %s", option->name,
-                   shown ? shown : luaL_typename(L, -1), allowed);
+    shown ? shown : luaL_typename(L, -1), allowed);
   lua_pop(L, 1);
   return UV_EINVAL;
 }
@@ -159,8 +167,7 @@ static int to_setting(lua_State *L, sd_sockopt_setting *out, sd_net_error *error
 }
 
 /* The table at `index` as a list. All of it is checked before anything is set. */
-static int to_settings(lua_State *L, int index, sd_sockopt_setting *list, size_t *count,
-                       sd_net_error *error) {
+static int to_settings(lua_State *L, int index, sd_sockopt_setting *list, size_t *count, sd_net_error *error) {
   *count = 0;
   lua_pushnil(L);
   while (lua_next(L, index)) {
@@ -177,12 +184,11 @@ static int to_settings(lua_State *L, int index, sd_sockopt_setting *list, size_t
 
 int sd_l_setopt(lua_State *L, int fd, int index) {
   sd_sockopt_setting list[MAX_SETTINGS];
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   size_t count;
   luaL_checktype(L, index, LUA_TTABLE);
   int err = to_settings(L, index, list, &count, &error);
-  for (size_t i = 0; !err && i < count; i++)
-    err = sd_sockopt_set(fd, list[i].option, list[i].value, &error);
+  for (size_t i = 0; !err && i < count; i++) err = sd_sockopt_set(fd, list[i].option, list[i].value, &error);
   return succeed(L, err, error.text);
 }
 
@@ -196,7 +202,7 @@ static void push_value(lua_State *L, const sd_sockopt *option, double value) {
 }
 
 int sd_l_getopt(lua_State *L, int fd, int index) {
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   double value;
   const sd_sockopt *option = sd_sockopt_find(luaL_checkstring(L, index), &error);
   int err = option ? sd_sockopt_get(fd, option, &value, &error) : UV_EINVAL;
@@ -216,7 +222,7 @@ static int l_getopt(lua_State *L) {
 /* check_sockopt(name, value) → true | nil, text: for those that only validate. */
 static int l_check_sockopt(lua_State *L) {
   sd_sockopt_setting setting;
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   luaL_checkstring(L, 1);
   luaL_checkany(L, 2);
   lua_settop(L, 2);
@@ -239,7 +245,7 @@ static int l_sockopt_names(lua_State *L) {
 
 /* sockopts() → { { name=, allowed=, where="listen"|"connection"|"both", help= }, … } */
 static int l_sockopts(lua_State *L) {
-  static const char *const where[] = {"", "listen", "connection", "both", "listen"};
+  static const char *const where[] = { "", "listen", "connection", "both", "listen" };
   char allowed[96];
   size_t count;
   const sd_sockopt *rows = sd_sockopt_rows(&count);
@@ -275,21 +281,20 @@ static int l_listen(lua_State *L) {
   sd_listener_options options;
   sd_listener listener;
   sd_address address;
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   luaL_checktype(L, 1, LUA_TTABLE);
   options = (sd_listener_options){
-      .backlog = integer_field(L, 1, "backlog", 0),
-      .reuseport = flag_field(L, 1, "reuseport"),
-      .v6only = flag_field(L, 1, "v6only"),
-      .port = integer_field(L, 1, "port", -1),
-      .replace = flag_field(L, 1, "replace"),
-      .options = list,
+    .backlog = integer_field(L, 1, "backlog", 0),
+    .reuseport = flag_field(L, 1, "reuseport"),
+    .v6only = flag_field(L, 1, "v6only"),
+    .port = integer_field(L, 1, "port", -1),
+    .replace = flag_field(L, 1, "replace"),
+    .options = list,
   };
   luaL_argcheck(L, options.port >= -1 && options.port <= 65535, 1, "port out of range");
   int err = address_field(L, 1, &address, &error);
   lua_getfield(L, 1, "socket");
-  if (!err && lua_istable(L, -1))
-    err = to_settings(L, lua_gettop(L), list, &options.option_count, &error);
+  if (!err && lua_istable(L, -1)) err = to_settings(L, lua_gettop(L), list, &options.option_count, &error);
   take_arguments(&options, list);
   if (!err) err = sd_listener_open(&listener, &address, &options, &error);
   if (err) return sd_l_failure(L, err, error.text);
@@ -303,7 +308,7 @@ static int l_listen(lua_State *L) {
 
 static int l_probe_address(lua_State *L) {
   sd_address address;
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   luaL_checktype(L, 1, LUA_TTABLE);
   bool v6only = flag_field(L, 1, "v6only");
   int err = address_field(L, 1, &address, &error);
@@ -357,19 +362,19 @@ static int l_peer_credentials(lua_State *L) {
 
 void sd_l_socket_register(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"parse_address", l_parse_address},
-      {"listen", l_listen},
-      {"probe_address", l_probe_address},
-      {"unlink_socket", l_unlink_socket},
-      {"steer", l_steer},
-      {"drop_syns", l_drop_syns},
-      {"setopt", l_setopt},
-      {"getopt", l_getopt},
-      {"check_sockopt", l_check_sockopt},
-      {"sockopt_names", l_sockopt_names},
-      {"sockopts", l_sockopts},
-      {"peer_credentials", l_peer_credentials},
-      {NULL, NULL},
+    { "parse_address", l_parse_address },
+    { "listen", l_listen },
+    { "probe_address", l_probe_address },
+    { "unlink_socket", l_unlink_socket },
+    { "steer", l_steer },
+    { "drop_syns", l_drop_syns },
+    { "setopt", l_setopt },
+    { "getopt", l_getopt },
+    { "check_sockopt", l_check_sockopt },
+    { "sockopt_names", l_sockopt_names },
+    { "sockopts", l_sockopts },
+    { "peer_credentials", l_peer_credentials },
+    { NULL, NULL },
   };
   luaL_setfuncs(L, functions, 0);
 }

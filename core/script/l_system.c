@@ -54,10 +54,24 @@ static const struct {
   const char *name;
   int number;
 } signals[] = {
-    {"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ABRT", SIGABRT}, {"KILL", SIGKILL},
-    {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"SEGV", SIGSEGV}, {"PIPE", SIGPIPE}, {"ALRM", SIGALRM},
-    {"TERM", SIGTERM}, {"CHLD", SIGCHLD}, {"CONT", SIGCONT}, {"STOP", SIGSTOP}, {"TSTP", SIGTSTP},
-    {"TTIN", SIGTTIN}, {"TTOU", SIGTTOU}, {"WINCH", SIGWINCH},
+  { "HUP", SIGHUP },
+  { "INT", SIGINT },
+  { "QUIT", SIGQUIT },
+  { "ABRT", SIGABRT },
+  { "KILL", SIGKILL },
+  { "USR1", SIGUSR1 },
+  { "USR2", SIGUSR2 },
+  { "SEGV", SIGSEGV },
+  { "PIPE", SIGPIPE },
+  { "ALRM", SIGALRM },
+  { "TERM", SIGTERM },
+  { "CHLD", SIGCHLD },
+  { "CONT", SIGCONT },
+  { "STOP", SIGSTOP },
+  { "TSTP", SIGTSTP },
+  { "TTIN", SIGTTIN },
+  { "TTOU", SIGTTOU },
+  { "WINCH", SIGWINCH },
 };
 
 int sd_l_check_signal(lua_State *L, int index) {
@@ -110,7 +124,7 @@ static void let_through(int signum) {
 }
 
 static int arm_parent_death(int signum) {
-  struct sigaction action = {.sa_handler = on_parent_death, .sa_flags = SA_RESTART};
+  struct sigaction action = { .sa_handler = on_parent_death, .sa_flags = SA_RESTART };
   sigemptyset(&action.sa_mask);
   if (sigaction(signum, &action, NULL) || signal(SIGALRM, SIG_DFL) == SIG_ERR) return -1;
   let_through(signum);
@@ -194,8 +208,7 @@ static int l_drop_user(lua_State *L) {
 
 static int l_socketpair(lua_State *L) {
   int fds[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds))
-    return sd_l_failure(L, -errno, NULL);
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds)) return sd_l_failure(L, -errno, NULL);
   lua_pushinteger(L, fds[0]);
   lua_pushinteger(L, fds[1]);
   return 2;
@@ -278,16 +291,17 @@ static rlim_t check_limit(lua_State *L, int index, rlim_t absent) {
   return limit >= 9007199254740992.0 ? RLIM_INFINITY : (rlim_t)limit;
 }
 
-/* rlimit(name [, soft [, hard]]) → soft, hard as they are then; without hard, soft may
- * go up to what is there. */
+/* rlimit(name [, soft [, hard]]) → soft, hard as they are then. More than the hard
+ * limit means the hard limit: math.huge raises a limit as far as it goes. */
 static int l_rlimit(lua_State *L) {
-  static const char *const names[] = {"nofile", "as", "core", "nproc", "memlock", NULL};
-  static const int resources[] = {RLIMIT_NOFILE, RLIMIT_AS, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_MEMLOCK};
+  static const char *const names[] = { "nofile", "as", "core", "nproc", "memlock", NULL };
+  static const int resources[] = { RLIMIT_NOFILE, RLIMIT_AS, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_MEMLOCK };
   int resource = resources[luaL_checkoption(L, 1, NULL, names)];
   struct rlimit limit;
   if (getrlimit(resource, &limit)) return sd_l_failure(L, -errno, NULL);
   limit.rlim_cur = check_limit(L, 2, limit.rlim_cur);
   limit.rlim_max = check_limit(L, 3, limit.rlim_max);
+  if (limit.rlim_cur > limit.rlim_max) limit.rlim_cur = limit.rlim_max;
   bool change = !lua_isnoneornil(L, 2) || !lua_isnoneornil(L, 3);
   if (change && setrlimit(resource, &limit)) return sd_l_failure(L, -errno, NULL);
   push_limit(L, limit.rlim_cur);
@@ -348,13 +362,20 @@ static int l_realpath(lua_State *L) {
 
 static const char *file_type(mode_t mode) {
   switch (mode & S_IFMT) {
-    case S_IFREG: return "file";
-    case S_IFDIR: return "directory";
-    case S_IFLNK: return "link";
-    case S_IFSOCK: return "socket";
-    case S_IFIFO: return "fifo";
-    case S_IFCHR: return "char";
-    default: return "block";
+    case S_IFREG:
+      return "file";
+    case S_IFDIR:
+      return "directory";
+    case S_IFLNK:
+      return "link";
+    case S_IFSOCK:
+      return "socket";
+    case S_IFIFO:
+      return "fifo";
+    case S_IFCHR:
+      return "char";
+    default:
+      return "block";
   }
 }
 
@@ -397,37 +418,37 @@ static int l_readdir(lua_State *L) {
 
 void sd_l_system_register(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"ignore_signals", l_ignore_signals},
-      {"kill", l_kill},
-      {"parent_death", l_parent_death},
-      {"lookup_user", l_lookup_user},
-      {"drop_user", l_drop_user},
-      {"socketpair", l_socketpair},
-      {"pipe", l_pipe},
-      {"open_null", l_open_null},
-      {"eventfd", l_eventfd},
-      {"dup", l_dup},
-      {"close", l_close},
-      {"set_title", l_set_title},
-      {"getpid", l_getpid},
-      {"getppid", l_getppid},
-      {"getuid", l_getuid},
-      {"exe", l_exe},
-      {"cpus", l_cpus},
-      {"rlimit", l_rlimit},
-      {"_exit", l_exit},
-      {"environ", l_environ},
-      {"unsetenv", l_unsetenv},
-      {"umask", l_umask},
-      {"getcwd", l_getcwd},
-      {"mkdir", l_mkdir},
-      {"chmod", l_chmod},
-      {"unlink", l_unlink},
-      {"rename", l_rename},
-      {"realpath", l_realpath},
-      {"lstat", l_lstat},
-      {"readdir", l_readdir},
-      {NULL, NULL},
+    { "ignore_signals", l_ignore_signals },
+    { "kill", l_kill },
+    { "parent_death", l_parent_death },
+    { "lookup_user", l_lookup_user },
+    { "drop_user", l_drop_user },
+    { "socketpair", l_socketpair },
+    { "pipe", l_pipe },
+    { "open_null", l_open_null },
+    { "eventfd", l_eventfd },
+    { "dup", l_dup },
+    { "close", l_close },
+    { "set_title", l_set_title },
+    { "getpid", l_getpid },
+    { "getppid", l_getppid },
+    { "getuid", l_getuid },
+    { "exe", l_exe },
+    { "cpus", l_cpus },
+    { "rlimit", l_rlimit },
+    { "_exit", l_exit },
+    { "environ", l_environ },
+    { "unsetenv", l_unsetenv },
+    { "umask", l_umask },
+    { "getcwd", l_getcwd },
+    { "mkdir", l_mkdir },
+    { "chmod", l_chmod },
+    { "unlink", l_unlink },
+    { "rename", l_rename },
+    { "realpath", l_realpath },
+    { "lstat", l_lstat },
+    { "readdir", l_readdir },
+    { NULL, NULL },
   };
   luaL_setfuncs(L, functions, 0);
 }

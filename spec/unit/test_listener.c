@@ -19,8 +19,8 @@
 
 #include "net/listener.h"
 
-static const sd_listener_options plain = {.port = -1};
-static const sd_listener_options shared = {.port = -1, .reuseport = true};
+static const sd_listener_options plain = { .port = -1 };
+static const sd_listener_options shared = { .port = -1, .reuseport = true };
 
 static char folder[64];
 
@@ -28,7 +28,7 @@ static sd_address address_of(const char *format, ...) {
   char text[256];
   va_list args;
   sd_address a;
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   va_start(args, format);
   vsnprintf(text, sizeof text, format, args);
   va_end(args);
@@ -38,7 +38,7 @@ static sd_address address_of(const char *format, ...) {
 
 static sd_listener opened(const sd_address *address, const sd_listener_options *options) {
   sd_listener l;
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   if (sd_listener_open(&l, address, options, &error)) fail_msg("%s", error.text);
   return l;
 }
@@ -46,7 +46,7 @@ static sd_listener opened(const sd_address *address, const sd_listener_options *
 /* It must fail with this errno and say these words. */
 static void refused(const sd_address *address, const sd_listener_options *options, int err, const char *words) {
   sd_listener l;
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   int got = sd_listener_open(&l, address, options, &error);
   if (got == 0 || strstr(error.text, words) == NULL) fail_msg("%d: \"%s\" does not say \"%s\"", got, error.text, words);
   assert_int_equal(got, err);
@@ -134,7 +134,7 @@ static void a_probe_finds_who_would_share_silently(void **state) {
   sd_address any = address_of("tcp://127.0.0.1:0");
   sd_listener foreign = opened(&any, &shared);
   sd_address same = address_of("%s", foreign.text);
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   (void)state;
   sd_listener silent = opened(&same, &shared); /* what the probe is for */
   close(silent.fd);
@@ -165,14 +165,14 @@ static void failures_read_well_and_leave_nothing(void **state) {
   sd_address elsewhere = address_of("tcp://192.0.2.1:80"), udp = address_of("udp://127.0.0.1:0");
   sd_address systemd = address_of("systemd:web"), nowhere = address_of("tcp://no-such-host.invalid:1");
   sd_listener_options o = plain;
-  sd_sockopt_setting bad = {sd_sockopt_find("tos", NULL), 999};
+  sd_sockopt_setting bad = { sd_sockopt_find("tos", NULL), 999 };
   int before = open_descriptors();
   (void)state;
   refused(&elsewhere, &plain, UV_EADDRNOTAVAIL, "listen tcp://192.0.2.1:80: EADDRNOTAVAIL (address not available)");
   refused(&udp, &plain, UV_EPROTONOSUPPORT, "listen udp://127.0.0.1:0: EPROTONOSUPPORT");
   refused(&systemd, &plain, UV_EPROTONOSUPPORT, "listen systemd:web:");
   sd_listener l;
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   assert_true(sd_listener_open(&l, &nowhere, &plain, &error) < 0);
   assert_non_null(strstr(error.text, "listen tcp://no-such-host.invalid:1: EAI_"));
   o.options = &bad;
@@ -183,8 +183,8 @@ static void failures_read_well_and_leave_nothing(void **state) {
 }
 
 static void options_are_set_before_the_first_connection(void **state) {
-  sd_sockopt_setting list[] = {{sd_sockopt_find("nodelay", NULL), 1}, {sd_sockopt_find("rcvbuf", NULL), 20000}};
-  sd_listener_options o = {.port = -1, .options = list, .option_count = 2};
+  sd_sockopt_setting list[] = { { sd_sockopt_find("nodelay", NULL), 1 }, { sd_sockopt_find("rcvbuf", NULL), 20000 } };
+  sd_listener_options o = { .port = -1, .options = list, .option_count = 2 };
   sd_address a = address_of("tcp://127.0.0.1:0");
   double value;
   (void)state;
@@ -223,7 +223,7 @@ static void a_unix_socket_comes_and_goes(void **state) {
 }
 
 static void mode_and_owner_are_as_asked_whatever_the_umask(void **state) {
-  static const int modes[] = {0600, 0660, 0666, 0777, 0};
+  static const int modes[] = { 0600, 0660, 0666, 0777, 0 };
   struct stat st;
   mode_t mask = umask(077);
   (void)state;
@@ -249,7 +249,7 @@ static void an_unknown_owner_is_named_and_no_file_stays(void **state) {
 
 static void a_stale_socket_is_replaced(void **state) {
   sd_address a = address_of("unix:%s/stale", folder);
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   (void)state;
   close(opened(&a, &plain).fd); /* what kill -9 leaves */
   assert_true(exists(a.path));
@@ -344,41 +344,47 @@ static void a_live_socket_can_be_replaced_with_its_queue_kept(void **state) {
   int conn = accept(old.fd, NULL, NULL), later = accept(new.fd, NULL, NULL);
   assert_true(queued >= 0 && client >= 0 && conn >= 0 && later >= 0);
   assert_int_equal(accept(old.fd, NULL, NULL), -1);
-  const int all[] = {queued, client, conn, later, old.fd, new.fd};
+  const int all[] = { queued, client, conn, later, old.fd, new.fd };
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) close(all[i]);
   unlink(a.path);
 }
 
-/* Many start at once over a stale file: exactly one may win. */
-static void of_many_that_find_a_stale_socket_one_wins(void **state) {
-  enum { RIVALS = 8 };
-  sd_address a = address_of("unix:%s/race", folder);
-  int gate[2], result[2], winners = 0;
+/* Many start at once over a stale file: exactly one may win. Each waits at the first
+ * pipe and stays, whatever it got, until the last one is closed. */
+static int winners_among(const sd_address *a, int rivals) {
+  int start[2], result[2], stay[2], winners = 0;
   char word;
-  (void)state;
-  close(opened(&a, &plain).fd);
-  assert_int_equal(pipe(gate), 0);
-  assert_int_equal(pipe(result), 0);
-  for (int i = 0; i < RIVALS; i++) {
+  assert_int_equal(pipe(start) | pipe(result) | pipe(stay), 0);
+  for (int i = 0; i < rivals; i++) {
     if (fork() != 0) continue;
     sd_listener l;
-    close(gate[1]);
-    (void)!read(gate[0], &word, 1); /* EOF for all at once */
-    word = sd_listener_open(&l, &a, &plain, NULL) == 0 ? 'w' : 'l';
+    close(start[1]);
+    close(stay[1]);
+    (void)!read(start[0], &word, 1);
+    word = sd_listener_open(&l, a, &plain, NULL) == 0 ? 'w' : 'l';
     (void)!write(result[1], &word, 1);
-    usleep(300 * 1000);
+    (void)!read(stay[0], &word, 1);
     _exit(0);
   }
-  close(gate[1]);
-  for (int i = 0; i < RIVALS; i++) {
+  close(start[1]);
+  for (int i = 0; i < rivals; i++) {
     assert_int_equal(read(result[0], &word, 1), 1);
     winners += word == 'w';
   }
+  close(stay[1]);
   while (wait(NULL) > 0) continue;
-  assert_int_equal(winners, 1);
-  close(gate[0]);
-  close(result[0]);
-  close(result[1]);
+  const int rest[] = { start[0], result[0], result[1], stay[0] };
+  for (size_t i = 0; i < 4; i++) close(rest[i]);
+  return winners;
+}
+
+static void of_many_that_find_a_stale_socket_one_wins(void **state) {
+  sd_address a = address_of("unix:%s/race", folder);
+  (void)state;
+  for (int round = 0; round < 100; round++) { /* the last winner's file is stale by now */
+    if (round == 0) close(opened(&a, &plain).fd);
+    assert_int_equal(winners_among(&a, 8), 1);
+  }
   unlink(a.path);
 }
 
@@ -410,7 +416,7 @@ static void other_descriptors_are_refused(void **state) {
   refused(&b, &plain, UV_EINVAL, "it is no listen socket");
   refused(&c, &plain, UV_EPROTOTYPE, "it is no stream socket");
   refused(&d, &plain, UV_EBADF, "listen fd:900: EBADF (no such descriptor is open)");
-  const int all[] = {fds[0], fds[1], tcp, udp};
+  const int all[] = { fds[0], fds[1], tcp, udp };
   for (size_t i = 0; i < 4; i++) close(all[i]);
 }
 
@@ -427,26 +433,26 @@ static int remove_folder(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(a_socket_is_ready_to_serve),
-      cmocka_unit_test(the_backlog_is_4096_unless_asked),
-      cmocka_unit_test(port_0_is_shared_by_several_sockets),
-      cmocka_unit_test(without_reuseport_a_port_has_one_owner),
-      cmocka_unit_test(a_probe_finds_who_would_share_silently),
-      cmocka_unit_test(ipv6_takes_ipv4_too_unless_v6only),
-      cmocka_unit_test(failures_read_well_and_leave_nothing),
-      cmocka_unit_test(options_are_set_before_the_first_connection),
-      cmocka_unit_test(a_unix_socket_comes_and_goes),
-      cmocka_unit_test(mode_and_owner_are_as_asked_whatever_the_umask),
-      cmocka_unit_test(an_unknown_owner_is_named_and_no_file_stays),
-      cmocka_unit_test(a_stale_socket_is_replaced),
-      cmocka_unit_test(a_live_server_keeps_its_socket),
-      cmocka_unit_test(a_busy_server_is_alive),
-      cmocka_unit_test(what_is_no_socket_is_left_alone),
-      cmocka_unit_test(a_datagram_socket_is_left_alone),
-      cmocka_unit_test(a_live_socket_can_be_replaced_with_its_queue_kept),
-      cmocka_unit_test(of_many_that_find_a_stale_socket_one_wins),
-      cmocka_unit_test(a_passed_listen_socket_is_served),
-      cmocka_unit_test(other_descriptors_are_refused),
+    cmocka_unit_test(a_socket_is_ready_to_serve),
+    cmocka_unit_test(the_backlog_is_4096_unless_asked),
+    cmocka_unit_test(port_0_is_shared_by_several_sockets),
+    cmocka_unit_test(without_reuseport_a_port_has_one_owner),
+    cmocka_unit_test(a_probe_finds_who_would_share_silently),
+    cmocka_unit_test(ipv6_takes_ipv4_too_unless_v6only),
+    cmocka_unit_test(failures_read_well_and_leave_nothing),
+    cmocka_unit_test(options_are_set_before_the_first_connection),
+    cmocka_unit_test(a_unix_socket_comes_and_goes),
+    cmocka_unit_test(mode_and_owner_are_as_asked_whatever_the_umask),
+    cmocka_unit_test(an_unknown_owner_is_named_and_no_file_stays),
+    cmocka_unit_test(a_stale_socket_is_replaced),
+    cmocka_unit_test(a_live_server_keeps_its_socket),
+    cmocka_unit_test(a_busy_server_is_alive),
+    cmocka_unit_test(what_is_no_socket_is_left_alone),
+    cmocka_unit_test(a_datagram_socket_is_left_alone),
+    cmocka_unit_test(a_live_socket_can_be_replaced_with_its_queue_kept),
+    cmocka_unit_test(of_many_that_find_a_stale_socket_one_wins),
+    cmocka_unit_test(a_passed_listen_socket_is_served),
+    cmocka_unit_test(other_descriptors_are_refused),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

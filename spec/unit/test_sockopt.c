@@ -16,14 +16,14 @@
 #include "net/sockopt.h"
 
 static const sd_sockopt *row(const char *name) {
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   const sd_sockopt *option = sd_sockopt_find(name, &error);
   if (option == NULL) fail_msg("%s", error.text);
   return option;
 }
 
 static int put(int fd, const char *name, double value) {
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   int err = sd_sockopt_set(fd, row(name), value, &error);
   assert_true((err != 0) == (error.text[0] != '\0')); /* a failure always speaks */
   if (err) assert_non_null(strstr(error.text, name));
@@ -32,7 +32,7 @@ static int put(int fd, const char *name, double value) {
 
 static double value_of(int fd, const char *name) {
   double value = NAN;
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   if (sd_sockopt_get(fd, row(name), &value, &error)) fail_msg("%s", error.text);
   return value;
 }
@@ -48,14 +48,24 @@ static void what_is_set_is_read_back(void **state) {
     const char *name;
     double value;
   } cases[] = {
-      {"nodelay", 1},          {"nodelay", 0},        {"keepalive", 61},
-      {"keepalive", SD_SOCKOPT_OFF},                  {"keepalive_idle", 62},
-      {"keepalive_interval", 7},                      {"keepalive_count", 3},
-      {"linger", 0},           {"linger", 5},         {"linger", SD_SOCKOPT_OFF},
-      {"rcvbuf", 65536},       {"sndbuf", 65536},     {"tos", 16},
-      {"priority", 4},         {"user_timeout", 1.5}, {"notsent_lowat", 16384},
+    { "nodelay", 1 },
+    { "nodelay", 0 },
+    { "keepalive", 61 },
+    { "keepalive", SD_SOCKOPT_OFF },
+    { "keepalive_idle", 62 },
+    { "keepalive_interval", 7 },
+    { "keepalive_count", 3 },
+    { "linger", 0 },
+    { "linger", 5 },
+    { "linger", SD_SOCKOPT_OFF },
+    { "rcvbuf", 65536 },
+    { "sndbuf", 65536 },
+    { "tos", 16 },
+    { "priority", 4 },
+    { "user_timeout", 1.5 },
+    { "notsent_lowat", 16384 },
   };
-  static const int domains[] = {AF_INET, AF_INET6};
+  static const int domains[] = { AF_INET, AF_INET6 };
   (void)state;
   for (size_t d = 0; d < 2; d++) {
     int fd = new_socket(domains[d]);
@@ -91,10 +101,19 @@ static void values_out_of_range_are_refused(void **state) {
     const char *name;
     double value;
   } cases[] = {
-      {"keepalive", 0},      {"keepalive", 40000}, {"keepalive_count", 128}, {"linger", -3},
-      {"linger", 1.5},       {"rcvbuf", 0},        {"tos", 256},             {"priority", 7},
-      {"user_timeout", -1},  {"backlog", 0},       {"nodelay", 2},           {"rcvbuf", 1e300},
-      {"keepalive_idle", 0.5},
+    { "keepalive", 0 },
+    { "keepalive", 40000 },
+    { "keepalive_count", 128 },
+    { "linger", -3 },
+    { "linger", 1.5 },
+    { "rcvbuf", 0 },
+    { "tos", 256 },
+    { "priority", 7 },
+    { "user_timeout", -1 },
+    { "backlog", 0 },
+    { "nodelay", 2 },
+    { "rcvbuf", 1e300 },
+    { "keepalive_idle", 0.5 },
   };
   int fd = new_socket(AF_INET);
   (void)state;
@@ -106,7 +125,7 @@ static void values_out_of_range_are_refused(void **state) {
 }
 
 static void unknown_names_are_answered_with_the_allowed_ones(void **state) {
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   size_t count;
   const sd_sockopt *rows = sd_sockopt_rows(&count);
   (void)state;
@@ -116,10 +135,10 @@ static void unknown_names_are_answered_with_the_allowed_ones(void **state) {
 }
 
 static void what_the_engine_depends_on_is_refused_by_name(void **state) {
-  static const char *const names[] = {"nonblock", "reuseaddr", "cloexec", "attach_filter", "rcvlowat"};
+  static const char *const names[] = { "nonblock", "reuseaddr", "cloexec", "attach_filter", "rcvlowat" };
   (void)state;
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    sd_net_error error = {""};
+    sd_net_error error = { "" };
     assert_null(sd_sockopt_find(names[i], &error));
     assert_non_null(strstr(error.text, names[i]));
     assert_non_null(strstr(error.text, "belongs to the engine"));
@@ -128,10 +147,10 @@ static void what_the_engine_depends_on_is_refused_by_name(void **state) {
 
 static void unix_sockets_take_what_means_something_to_them(void **state) {
   int fd = new_socket(AF_UNIX);
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   double value;
-  sd_sockopt_setting defaults[] = {
-      {row("nodelay"), 1}, {row("keepalive"), 60}, {row("backlog"), 4096}, {row("sndbuf"), 65536}};
+  sd_sockopt_setting defaults[] = { { row("nodelay"), 1 }, { row("keepalive"), 60 }, { row("backlog"), 4096 },
+    { row("sndbuf"), 65536 } };
   (void)state;
   assert_int_equal(put(fd, "nodelay", 1), UV_ENOPROTOOPT);
   assert_int_equal(put(fd, "keepalive", 60), UV_ENOPROTOOPT);
@@ -143,7 +162,7 @@ static void unix_sockets_take_what_means_something_to_them(void **state) {
 
 static void listen_options_are_for_listen_sockets(void **state) {
   int fd = new_socket(AF_INET);
-  struct sockaddr_in any = {.sin_family = AF_INET};
+  struct sockaddr_in any = { .sin_family = AF_INET };
   (void)state;
   assert_int_equal(put(fd, "defer_accept", 3), UV_EINVAL);
   assert_int_equal(put(fd, "backlog", 10), UV_EINVAL);
@@ -161,10 +180,10 @@ static void listen_options_are_for_listen_sockets(void **state) {
 }
 
 static void a_list_applies_where_it_is_meant(void **state) {
-  sd_sockopt_setting list[] = {{row("quickack"), 1}, {row("defer_accept"), 2}, {row("nodelay"), 1},
-                               {row("v6only"), 1},   {row("backlog"), 9}};
+  sd_sockopt_setting list[] = { { row("quickack"), 1 }, { row("defer_accept"), 2 }, { row("nodelay"), 1 },
+    { row("v6only"), 1 }, { row("backlog"), 9 } };
   int fd = new_socket(AF_INET);
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   (void)state;
   assert_int_equal(sd_sockopt_apply(fd, list, 5, SD_SOCKOPT_CONNECTION, &error), 0);
   assert_true(value_of(fd, "nodelay") == 1);
@@ -199,17 +218,17 @@ static void closing_never_waits_for_linger(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(what_is_set_is_read_back),
-      cmocka_unit_test(a_dual_stack_socket_marks_both_kinds_of_packets),
-      cmocka_unit_test(keepalive_is_switch_and_number),
-      cmocka_unit_test(values_out_of_range_are_refused),
-      cmocka_unit_test(unknown_names_are_answered_with_the_allowed_ones),
-      cmocka_unit_test(what_the_engine_depends_on_is_refused_by_name),
-      cmocka_unit_test(unix_sockets_take_what_means_something_to_them),
-      cmocka_unit_test(listen_options_are_for_listen_sockets),
-      cmocka_unit_test(a_list_applies_where_it_is_meant),
-      cmocka_unit_test(a_broken_descriptor_is_a_failure_with_words),
-      cmocka_unit_test(closing_never_waits_for_linger),
+    cmocka_unit_test(what_is_set_is_read_back),
+    cmocka_unit_test(a_dual_stack_socket_marks_both_kinds_of_packets),
+    cmocka_unit_test(keepalive_is_switch_and_number),
+    cmocka_unit_test(values_out_of_range_are_refused),
+    cmocka_unit_test(unknown_names_are_answered_with_the_allowed_ones),
+    cmocka_unit_test(what_the_engine_depends_on_is_refused_by_name),
+    cmocka_unit_test(unix_sockets_take_what_means_something_to_them),
+    cmocka_unit_test(listen_options_are_for_listen_sockets),
+    cmocka_unit_test(a_list_applies_where_it_is_meant),
+    cmocka_unit_test(a_broken_descriptor_is_a_failure_with_words),
+    cmocka_unit_test(closing_never_waits_for_linger),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,10 +24,10 @@ static int group[MEMBERS];
 static char where[SD_ADDRESS_TEXT];
 
 static sd_listener opened(const char *text, int port, bool reuseport) {
-  sd_listener_options o = {.port = port, .reuseport = reuseport};
+  sd_listener_options o = { .port = port, .reuseport = reuseport };
   sd_address a;
   sd_listener l;
-  sd_net_error error = {""};
+  sd_net_error error = { "" };
   assert_int_equal(sd_address_parse(&a, text, strlen(text), &error), 0);
   if (sd_listener_open(&l, &a, &o, &error)) fail_msg("%s", error.text);
   return l;
@@ -65,7 +65,7 @@ static int start_dialing(const char *text) {
 }
 
 static bool is_connected(int fd, int milliseconds) {
-  struct pollfd p = {.fd = fd, .events = POLLOUT};
+  struct pollfd p = { .fd = fd, .events = POLLOUT };
   int err = -1;
   socklen_t len = sizeof err;
   if (poll(&p, 1, milliseconds) != 1) return false;
@@ -94,7 +94,7 @@ static void spread(int *counts) {
 }
 
 static void excluded_members_get_nothing(void **state) {
-  static const unsigned chosen[] = {1, 3};
+  static const unsigned chosen[] = { 1, 3 };
   int counts[MEMBERS];
   (void)state;
   assert_int_equal(sd_steer_to(group[0], chosen, 2, MEMBERS), 0);
@@ -104,7 +104,7 @@ static void excluded_members_get_nothing(void **state) {
 }
 
 static void any_member_speaks_for_the_group(void **state) {
-  static const unsigned chosen[] = {2};
+  static const unsigned chosen[] = { 2 };
   int counts[MEMBERS];
   (void)state;
   assert_int_equal(sd_steer_to(group[3], chosen, 1, MEMBERS), 0);
@@ -113,7 +113,7 @@ static void any_member_speaks_for_the_group(void **state) {
 }
 
 static void a_new_program_replaces_the_old(void **state) {
-  static const unsigned first[] = {0}, second[] = {1};
+  static const unsigned first[] = { 0 }, second[] = { 1 };
   int counts[MEMBERS];
   (void)state;
   assert_int_equal(sd_steer_to(group[0], first, 1, MEMBERS), 0);
@@ -123,7 +123,7 @@ static void a_new_program_replaces_the_old(void **state) {
 }
 
 static void switched_off_all_get_some(void **state) {
-  static const unsigned chosen[] = {0};
+  static const unsigned chosen[] = { 0 };
   int counts[MEMBERS];
   (void)state;
   assert_int_equal(sd_steer_off(group[0]), 0); /* harmless without a program */
@@ -135,7 +135,7 @@ static void switched_off_all_get_some(void **state) {
 
 /* The header's promise about indices: the last member takes the closed one's. */
 static void a_close_moves_the_last_member(void **state) {
-  static const unsigned chosen[] = {1};
+  static const unsigned chosen[] = { 1 };
   int counts[MEMBERS];
   (void)state;
   close(group[1]);
@@ -147,7 +147,7 @@ static void a_close_moves_the_last_member(void **state) {
 
 /* The whole way: steer away, accept the queue to its end, close. Nobody is reset. */
 static void a_member_leaves_without_a_reset(void **state) {
-  static const unsigned rest[] = {0, 1, 2};
+  static const unsigned rest[] = { 0, 1, 2 };
   int clients[CLIENTS], counts[MEMBERS];
   char byte;
   (void)state;
@@ -171,7 +171,7 @@ static void a_member_leaves_without_a_reset(void **state) {
 }
 
 static void wrong_members_are_refused(void **state) {
-  static const unsigned beyond[] = {4};
+  static const unsigned beyond[] = { 4 };
   (void)state;
   assert_int_equal(sd_steer_to(group[0], beyond, 0, MEMBERS), UV_EINVAL);
   assert_int_equal(sd_steer_to(group[0], beyond, 1, MEMBERS), UV_EINVAL);
@@ -186,7 +186,7 @@ static void every_size_of_group_is_taken(void **state) {
 }
 
 static void a_lone_socket_cannot_be_steered(void **state) {
-  static const unsigned chosen[] = {0};
+  static const unsigned chosen[] = { 0 };
   (void)state;
   sd_listener l = opened("tcp://127.0.0.1:0", -1, false);
   assert_true(sd_steer_to(l.fd, chosen, 1, 1) < 0);
@@ -234,7 +234,7 @@ static void an_ipv6_listener_drops_syns(void **state) {
  * byte: a handshake in flight for as long as the test likes. */
 static void a_handshake_in_flight_finishes(void **state) {
   sd_listener l = opened("tcp://127.0.0.1:0", -1, false);
-  struct pollfd ready = {.fd = l.fd, .events = POLLIN};
+  struct pollfd ready = { .fd = l.fd, .events = POLLIN };
   (void)state;
   assert_int_equal(sd_sockopt_set(l.fd, sd_sockopt_find("defer_accept", NULL), 30, NULL), 0);
   int client = start_dialing(l.text);
@@ -262,19 +262,19 @@ static void only_tcp_listeners_drop_syns(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      WITH_GROUP(excluded_members_get_nothing),
-      WITH_GROUP(any_member_speaks_for_the_group),
-      WITH_GROUP(a_new_program_replaces_the_old),
-      WITH_GROUP(switched_off_all_get_some),
-      WITH_GROUP(a_close_moves_the_last_member),
-      WITH_GROUP(a_member_leaves_without_a_reset),
-      WITH_GROUP(wrong_members_are_refused),
-      WITH_GROUP(every_size_of_group_is_taken),
-      cmocka_unit_test(a_lone_socket_cannot_be_steered),
-      cmocka_unit_test(an_ipv4_listener_drops_syns),
-      cmocka_unit_test(an_ipv6_listener_drops_syns),
-      cmocka_unit_test(a_handshake_in_flight_finishes),
-      cmocka_unit_test(only_tcp_listeners_drop_syns),
+    WITH_GROUP(excluded_members_get_nothing),
+    WITH_GROUP(any_member_speaks_for_the_group),
+    WITH_GROUP(a_new_program_replaces_the_old),
+    WITH_GROUP(switched_off_all_get_some),
+    WITH_GROUP(a_close_moves_the_last_member),
+    WITH_GROUP(a_member_leaves_without_a_reset),
+    WITH_GROUP(wrong_members_are_refused),
+    WITH_GROUP(every_size_of_group_is_taken),
+    cmocka_unit_test(a_lone_socket_cannot_be_steered),
+    cmocka_unit_test(an_ipv4_listener_drops_syns),
+    cmocka_unit_test(an_ipv6_listener_drops_syns),
+    cmocka_unit_test(a_handshake_in_flight_finishes),
+    cmocka_unit_test(only_tcp_listeners_drop_syns),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
