@@ -139,8 +139,8 @@ static int arm_parent_death(int signum) {
 static int l_parent_death(lua_State *L) {
   lua_Number seconds = luaL_checknumber(L, 1);
   pid_t parent = (pid_t)luaL_optinteger(L, 2, getppid());
-  luaL_argcheck(L, seconds > 0 && seconds <= 86400, 1, "seconds out of range");
-  grace = (sig_atomic_t)ceil(seconds);
+  luaL_argcheck(L, seconds > 0, 1, "seconds out of range");
+  grace = seconds < INT_MAX ? (sig_atomic_t)ceil(seconds) : INT_MAX; /* 68 years are for ever */
   if (arm_parent_death(SIGRTMIN + 3)) return sd_l_failure(L, -errno, NULL);
   if (getppid() == parent) return succeed(L, 0);
   alarm((unsigned)grace);
@@ -157,7 +157,8 @@ static int l_lookup_user(lua_State *L) {
   const char *text = luaL_checkstring(L, 1);
   size_t len = strcspn(text, ":");
   const char *group = text[len] == ':' ? text + len + 1 : NULL;
-  luaL_argcheck(L, len > 0 && len < sizeof user, 1, "user or user:group expected");
+  if (len == 0 || len >= sizeof user || (group && *group == '\0'))
+    return sd_l_failure(L, -EINVAL, lua_pushfstring(L, "'%s' is not user or user:group", text));
   memcpy(user, text, len);
   user[len] = '\0';
   int err = sd_user_find(user, &uid, &gid, name);
