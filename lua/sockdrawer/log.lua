@@ -12,7 +12,7 @@ local log = {}
 local MARK = "\30"
 local MAX_TEXT = 16 * 1024
 
-log.levels = { debug = 1, info = 2, warn = 3, warning = 3, error = 4, off = 5 }
+log.levels = { trace = 0, debug = 1, info = 2, warn = 3, warning = 3, error = 4, off = 5 }
 
 local keys = { "ts", "level", "event", "pool", "generation", "loop", "conn", "peer", "msg" }
 local is_key = {}
@@ -155,7 +155,7 @@ end
 ---@param pool string|nil
 ---@return true|nil, string|nil err
 function log.set_level(level, pool)
-  if not log.levels[level] then return nil, "level is debug, info, warn, error or off" end
+  if not log.levels[level] then return nil, "level is trace, debug, info, warn, error or off" end
   if pool then
     out.pools[pool] = level
   else
@@ -164,8 +164,9 @@ function log.set_level(level, pool)
   return true
 end
 
----@return string
-function log.level() return out.level end
+--- The level of everything, and those of single pools.
+---@return string level, table<string, string> pools
+function log.level() return out.level, out.pools end
 
 local function record_of(level, event, fields)
   local record = { ts = core.time(), level = level }
@@ -190,7 +191,7 @@ function log.write(level, event, fields)
   if wanted(level, fields and fields.pool) then emit(record_of(level, event, fields)) end
 end
 
-for _, level in ipairs { "debug", "info", "warn", "error" } do
+for _, level in ipairs { "trace", "debug", "info", "warn", "error" } do
   log[level] = function(event, fields) log.write(level, event, fields) end
 end
 log.warning = log.warn

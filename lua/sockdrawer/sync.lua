@@ -176,4 +176,24 @@ function sync.all(calls, timeout)
   return results
 end
 
+--- Calls `fn` once, after a while, in a task of its own.
+---@param seconds number
+---@param fn fun()
+---@return { cancel: fun(self: table) } timer
+function sync.after(seconds, fn)
+  local timer = {}
+  timer.task = core.spawn(function()
+    core.park(seconds)
+    timer.task = nil -- from here on `fn` runs in this task: a cancel out of it must not end it half-way
+    fn()
+  end)
+  timer.task:detach()
+  function timer:cancel()
+    local task = self.task
+    self.task = nil
+    if task then task:cancel() end
+  end
+  return timer
+end
+
 return sync

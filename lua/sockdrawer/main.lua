@@ -1,0 +1,28 @@
+--- Where a child process begins: a worker or a loader, started by the supervisor as the same program with a role.
+--
+-- luajit main.lua ROLE PATH CPATH [UID:GID:USER]. Standard input is /dev/null, 1 and 2 are the log pipe, 3 is the
+-- channel to the supervisor; a worker also has the scoreboard (4) and its bell (5).
+
+local role, path, cpath, user = ...
+package.path, package.cpath = path, cpath
+
+local core = require "sockdrawer.core"
+
+local function fail(text)
+  io.stderr:write(text, "\n")
+  core._exit(1)
+end
+
+-- For good, and before anything of the user's is read.
+local function drop_rights()
+  local uid, gid, name = (user or ""):match("^(%d+):(%d+):(.*)$")
+  if not uid then return end
+  local ok, err = core.drop_user(tonumber(uid), tonumber(gid), name)
+  if not ok then fail("cannot become user " .. name .. ": " .. tostring(err)) end
+end
+
+if role ~= "worker" and role ~= "loader" then fail("unknown role " .. tostring(role)) end
+local program = require("sockdrawer." .. role)
+drop_rights()
+arg = { [0] = arg[0] } -- luacheck: ignore 121
+core._exit(program.main() or 0)

@@ -1,0 +1,194 @@
+--- The road that every change takes: load, prepare everywhere, decide, confirm. Or: nothing has happened.
+--
+-- One change at a time. The decision is one store per pool in the scoreboard; acceptors compare it before each accept,
+-- so from that store on nobody is accepted by old code, not even by a worker that is stuck. A worker that was stuck or
+-- starting when the change began is left out and brought up to date before it accepts again.
+
+local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
+local pools = require "sockdrawer.supervisor.pools"
+local sync = require "sockdrawer.sync"
+
+local change = {}
+
+local CONFIRM = 5
+
+---@class sockdrawer.Changes
+local Changes = {}
+Changes.__index = Changes
+
+---@param instance table
+---@return sockdrawer.Changes
+function change.new(instance)
+  return setmetatable({ instance = instance, lock = sync.mutex(), last_id = 0 }, Changes)
+end
+
+local function protected(work)
+  return xpcall(work, function(err)
+    return { text = tostring(err), traceback = debug.traceback(tostring(err), 2) }
+  end)
+end
+
+--- Does `work` alone, or answers "busy". It runs in a task of its own: who asked may go away, a change is never left
+--- half done.
+---@param verb string
+---@param wait number|nil seconds to queue
+---@param work fun(): any, any, any
+---@return any result, string|nil err, any data
+function Changes:alone(verb, wait, work)
+  if self.instance.state ~= "ready" then return nil, "the instance is " .. self.instance.state end
+  if not self.lock:lock(verb, wait) then return nil, "busy" end
+  local answer = sync.promise()
+  core.spawn(function()
+    local ok, result, err, data = protected(work)
+    self.lock:unlock()
+    if ok then return answer:resolve(result, err, data) end
+    answer:resolve(nil, result.text, { traceback = result.traceback })
+  end):detach()
+  return answer:wait()
+end
+
+-- ---------------------------------------------------------------- prepare
+
+local function states_of(entries)
+  local list = {}
+  for i, entry in ipairs(entries) do list[i] = pools.state_of(entry.pool, entry.generation) end
+  return list
+end
+
+local function names_of(list)
+  local names = {}
+  for i, pool in ipairs(list) do names[i] = pool.name end
+  return names
+end
+
+-- What a worker that did not say yes means for the change: an error, after which it is alive and well, or dead.
+local function explain(worker, err, seconds)
+  if err == "timeout" then
+    worker.error = ("did not finish loading in %g s"):format(seconds)
+    worker.child:kill()
+    return ("worker %d %s and was killed"):format(worker.loop, worker.error)
+  end
+  if err == "closed" then return ("worker %d died while it was loading"):format(worker.loop) end
+  return tostring(err)
+end
+
+function Changes:_prepare(id, plan, workers)
+  local seconds = self.instance.spec.server.load_timeout or nil
+  local params = { change = id, pools = states_of(plan.entries), script = plan.script, remove = names_of(plan.remove) }
+  for _, worker in ipairs(workers) do worker.preparing = true end
+  local answers = self.instance.workers:ask(workers, "prepare", params, seconds)
+  local ready, failure = {}, nil
+  for _, worker in ipairs(workers) do
+    worker.preparing = false
+    local answer = answers[worker]
+    if answer[1] then
+      table.insert(ready, worker)
+    else
+      local text = explain(worker, answer[2], seconds)
+      failure = failure or { text = text, data = answer[3], loop = worker.loop }
+    end
+  end
+  return ready, failure
+end
+
+function Changes:_abort(id, workers)
+  for _, worker in ipairs(workers) do worker.peer:cast("abort", { change = id }) end
+end
+
+-- ---------------------------------------------------------------- decide and confirm
+
+function Changes:_decide(plan)
+  local memory, scoreboard = self.instance.pools, self.instance.scoreboard
+  for _, entry in ipairs(plan.entries) do
+    local pool = entry.pool
+    entry.from = pool.current
+    memory:install(pool, entry.generation, plan.cause, plan.who)
+    if entry.fresh then memory:add(pool) end
+    if plan.decided then plan.decided(entry) end
+    scoreboard:pool_set(pool.index, { generation = entry.generation.number })
+  end
+  for _, pool in ipairs(plan.remove) do memory:remove(pool) end
+  if plan.script then self.instance.script = plan.script end
+  memory.version = memory.version + 1
+end
+
+local function note(self, worker, plan, version)
+  for _, entry in ipairs(plan.entries) do worker.has[entry.pool.name] = entry.generation.number end
+  for _, pool in ipairs(plan.remove) do worker.has[pool.name] = nil end
+  if plan.script then worker.script = plan.script.number end
+  if worker.version == version - 1 then worker.version = version end
+  for _, entry in ipairs(plan.entries) do
+    core.spawn(function() self.instance.pools:ask_held(entry.pool, worker) end):detach()
+  end
+end
+
+-- A worker that stops answering after its yes still has the order in its queue; its death is none of the change's.
+function Changes:_confirm_one(id, plan, worker, version, kept)
+  local answer, err = worker.peer:call("commit", { change = id })
+  if type(answer) ~= "table" then
+    if err ~= "closed" then worker.error = tostring(err) worker.child:kill() end
+    return
+  end
+  note(self, worker, plan, version)
+  for name, row in pairs(answer.pools or {}) do kept[name] = (kept[name] or 0) + (row.kept or 0) end
+end
+
+function Changes:_confirm(id, plan, workers)
+  local version, kept = self.instance.pools.version, {}
+  local left, done = #workers, sync.promise()
+  for _, worker in ipairs(workers) do
+    core.spawn(function()
+      self:_confirm_one(id, plan, worker, version, kept)
+      left = left - 1
+      if left == 0 then done:resolve(true) end
+    end):detach()
+  end
+  if left > 0 then done:wait(CONFIRM) end
+  return kept
+end
+
+function Changes:_catch_up_others(prepared)
+  local is_prepared = {}
+  for _, worker in ipairs(prepared) do is_prepared[worker] = true end
+  for _, worker in ipairs(self.instance.workers:in_state("running")) do
+    if not is_prepared[worker] then
+      core.spawn(function()
+        if self.instance.workers:catch_up(worker) then self.instance.listeners:rebalance() end
+      end):detach()
+    end
+  end
+end
+
+-- Only those that carry the state the change starts from can prepare it; the rest catch up.
+function Changes:_able()
+  local list = {}
+  for _, worker in ipairs(self.instance.workers:in_state("running")) do
+    if worker.version == self.instance.pools.version then table.insert(list, worker) end
+  end
+  return list
+end
+
+--- Brings a plan about, or answers why not; then everything is as it was.
+---@param plan { entries: { pool: table, generation: table, fresh: boolean|nil }[], remove: table[]|nil,
+---  script: table|nil, cause: string, who: table|nil, decided: fun(entry: table)|nil,
+---  after_decision: fun()|nil }
+---@return table<string, integer>|nil kept connections per pool that stay on older code, string|nil err, table|nil data
+function Changes:apply(plan)
+  plan.remove = plan.remove or {}
+  self.last_id = self.last_id + 1
+  local id = self.last_id
+  local ready, failure = self:_prepare(id, plan, self:_able())
+  if failure then
+    self:_abort(id, ready)
+    log.warn("change_refused", { loop = failure.loop, msg = failure.text })
+    return nil, failure.text, failure.data
+  end
+  self:_decide(plan)
+  if plan.after_decision then plan.after_decision() end
+  local kept = self:_confirm(id, plan, ready)
+  self:_catch_up_others(ready)
+  return kept
+end
+
+return change

@@ -1,0 +1,76 @@
+--- The verbs, as an instance does them: `operations[verb](instance, params, who) → result | nil, err, data`.
+
+local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
+local reload = require "sockdrawer.supervisor.reload"
+local report = require "sockdrawer.supervisor.report"
+local swap = require "sockdrawer.supervisor.swap"
+
+local operations = {
+  status = report.status, tree = report.tree, info = report.info, get = report.get, conns = report.conns,
+  gens = report.gens, close = report.close, swap = swap.swap, rollback = swap.rollback, reload = reload.reload,
+  diff = reload.diff,
+}
+
+local LOOK_AT_FILES = 0.5
+
+function operations.drain(instance, params)
+  return instance.stopping:drain_pool(params)
+end
+
+function operations.stop(instance, params)
+  return instance.stopping:stop(params)
+end
+
+function operations.log(instance, params)
+  local ok, err = instance:set_log_level(params.level, params.pool)
+  if not ok then return nil, err end
+  return { level = params.level, pool = params.pool }
+end
+
+-- ---------------------------------------------------------------- --watch
+
+local function files_of(pool)
+  local generation = pool.generations[pool.current]
+  local snapshot, files = generation.snapshot or generation.script or {}, {}
+  for _, module in pairs(snapshot.modules or {}) do table.insert(files, module.path) end
+  if snapshot.script then table.insert(files, snapshot.script.path) end
+  return files
+end
+
+local function fingerprint(pool)
+  local parts = {}
+  for _, path in ipairs(files_of(pool)) do
+    local info = core.lstat(path) or {}
+    table.insert(parts, ("%s:%s:%s:%s"):format(path, info.ino or "", info.mtime or "", info.size or ""))
+  end
+  table.sort(parts)
+  return table.concat(parts, "\n")
+end
+
+-- A swap that is refused is logged by then; the next change of the file tries again.
+local function swap_changed(instance, seen)
+  for _, pool in ipairs(instance.pools.list) do
+    local now = fingerprint(pool)
+    if seen[pool.name] and seen[pool.name] ~= now then
+      local who = { uid = core.getuid(), pid = core.getpid() }
+      local _, err, data = instance:call("swap", { pool = pool.name, wait = 10 }, who)
+      if err and data and data.traceback then log.warn("watch", { pool = pool.name, msg = data.traceback }) end
+      now = fingerprint(pool)
+    end
+    seen[pool.name] = now
+  end
+end
+
+--- Development: looks at the files of all pools and swaps those that changed.
+function operations.watch_files(instance)
+  local seen = {}
+  core.spawn(function()
+    while instance.state == "ready" do
+      swap_changed(instance, seen)
+      core.park(LOOK_AT_FILES)
+    end
+  end):detach()
+end
+
+return operations

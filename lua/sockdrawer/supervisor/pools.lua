@@ -1,0 +1,184 @@
+--- The supervisor's memory of the pools: options, generations and who still holds connections of an old one.
+--
+-- A generation is kept as long as it is current, could be rolled back to, or some worker may have connections of it.
+-- `version` rises with every decided change; a worker that carries an older one has something to catch up with.
+
+local core = require "sockdrawer.core"
+
+local pools = {}
+
+---@class sockdrawer.Pools
+---@field list table[] in the order of the script
+---@field by_name table<string, table>
+---@field version integer
+local Pools = {}
+Pools.__index = Pools
+
+---@param instance table
+---@return sockdrawer.Pools
+function pools.new(instance)
+  return setmetatable({ instance = instance, list = {}, by_name = {}, version = 1, used = {} }, Pools)
+end
+
+function Pools:_free_index()
+  for index = 0, self.instance.max_pools - 1 do
+    if not self.used[index] then return index end
+  end
+  return nil, "too many pools"
+end
+
+--- A pool of the script that is not in service yet.
+---@param spec table a pool of the loader's answer
+---@return table
+function pools.draft(spec)
+  return {
+    name = spec.name, spec = spec, options = spec.options, mode = spec.mode, state = "accepting",
+    generations = {}, current = nil, last_number = 0, groups = {},
+  }
+end
+
+--- Gives the pool its place in the scoreboard, and its limits.
+---@return true|nil, string|nil err
+function Pools:open(pool)
+  local index, err = self:_free_index()
+  if not index then return nil, err end
+  pool.index, self.used[index] = index, true
+  local scoreboard = self.instance.scoreboard
+  scoreboard:pool_open(index, pool.name)
+  local max = pool.options.max_connections
+  scoreboard:pool_set(index, { generation = pool.current or 0, max_connections = max or math.huge })
+  return true
+end
+
+--- The name of the pool at a place in the scoreboard.
+---@param index integer|nil
+---@return string|nil
+function Pools:name_at(index)
+  for _, pool in ipairs(self.list) do
+    if pool.index == index then return pool.name end
+  end
+end
+
+--- Puts an opened pool among those that are served.
+function Pools:add(pool)
+  table.insert(self.list, pool)
+  self.by_name[pool.name] = pool
+end
+
+--- Takes a pool out of service. Its place in the scoreboard stays until `close`, for the connections it still has.
+function Pools:remove(pool)
+  self.by_name[pool.name] = nil
+  for i, other in ipairs(self.list) do
+    if other == pool then table.remove(self.list, i) break end
+  end
+end
+
+--- Gives back the place in the scoreboard.
+function Pools:close(pool)
+  self.instance.scoreboard:pool_close(pool.index)
+  self.used[pool.index] = nil
+end
+
+-- ---------------------------------------------------------------- generations
+
+--- A record of new code for a pool; it gets its number for good when it is decided.
+---@param pool table
+---@param code { module: string|nil, inline: boolean, snapshot: table|nil, script: table|nil, digest: string,
+---  version: any }
+---@param args table
+---@return table
+function pools.generation(pool, code, args)
+  return {
+    number = pool.last_number + 1, module = code.module, inline = code.inline or false, args = args,
+    snapshot = not code.inline and code.snapshot or nil, script = code.script, digest = code.digest,
+    version = code.version,
+  }
+end
+
+--- What a worker needs to know of a pool, with the given or the current generation.
+---@return table
+function pools.state_of(pool, generation)
+  generation = generation or pool.generations[pool.current]
+  return {
+    name = pool.name, index = pool.index, mode = pool.mode, options = pool.options,
+    generation = {
+      number = generation.number, module = generation.module, inline = generation.inline, args = generation.args,
+      snapshot = generation.snapshot, script = generation.script, digest = generation.digest,
+      version = generation.version,
+    },
+  }
+end
+
+--- Everything a worker needs to serve.
+---@return { script: table|nil, pools: table[] }
+function Pools:worker_state()
+  local state = { script = self.instance.script, pools = {} }
+  for i, pool in ipairs(self.list) do state.pools[i] = pools.state_of(pool) end
+  return state
+end
+
+local function holders(instance)
+  local held, any = {}, false
+  for _, worker in pairs(instance.workers and instance.workers.by_slot or {}) do
+    if worker.state ~= "starting" then held[worker], any = true, true end
+  end
+  return any and held or {}
+end
+
+local function is_wanted(pool, generation)
+  return generation.number == pool.current or next(generation.held or {}) ~= nil
+end
+
+local function forget_unwanted(pool)
+  for number, generation in pairs(pool.generations) do
+    if not is_wanted(pool, generation) then pool.generations[number] = nil end
+  end
+end
+
+--- The decision, as far as the supervisor's memory goes: this is the pool's code from now on.
+---@param pool table
+---@param generation table
+---@param cause string the verb that made it
+---@param who table|nil
+function Pools:install(pool, generation, cause, who)
+  local old = pool.generations[pool.current]
+  if old then
+    old.held = holders(self.instance)
+    pool.previous = old
+  end
+  generation.started, generation.cause, generation.by = core.time(), cause, who and who.uid or core.getuid()
+  generation.held = {}
+  pool.last_number, pool.current = generation.number, generation.number
+  pool.generations[generation.number] = generation
+  forget_unwanted(pool)
+end
+
+--- A worker has no connection of that generation any more.
+function Pools:released(name, number, worker)
+  local pool = self.by_name[name]
+  local generation = pool and pool.generations[number]
+  if not generation or not generation.held then return end
+  generation.held[worker] = nil
+  forget_unwanted(pool)
+end
+
+--- A worker has died, and its connections with it.
+function Pools:released_by(worker)
+  for _, pool in ipairs(self.list) do
+    for _, generation in pairs(pool.generations) do
+      if generation.held then generation.held[worker] = nil end
+    end
+    forget_unwanted(pool)
+  end
+end
+
+--- Asks a worker which generations it still serves; what it does not name is released.
+function Pools:ask_held(pool, worker)
+  local counts = worker.peer:call("gens", { pool = pool.name })
+  if type(counts) ~= "table" then return end
+  for number in pairs(pool.generations) do
+    if number ~= pool.current and (counts[number] or 0) == 0 then self:released(pool.name, number, worker) end
+  end
+end
+
+return pools

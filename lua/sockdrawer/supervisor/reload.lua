@@ -1,0 +1,273 @@
+--- reload and diff: the script evaluated again, and its whole difference applied in one barrier, or not at all.
+
+local core = require "sockdrawer.core"
+local difference = require "sockdrawer.supervisor.difference"
+local log = require "sockdrawer.log"
+local pools = require "sockdrawer.supervisor.pools"
+local swap = require "sockdrawer.supervisor.swap"
+
+local reload = {}
+
+local ARRAY = { __jsontype = "array" }
+
+local function list_of(items)
+  return setmetatable(items or {}, ARRAY)
+end
+
+--- Evaluates the script in a loader.
+---@return table|nil answer { spec, snapshot, handlers }, string|nil err, table|nil data
+function reload.evaluate(instance)
+  local answer, err, data = instance.loaders:job("script", {
+    path = instance.script_path, args = instance.script_args, overrides = instance.overrides,
+  }, instance.script_path)
+  if not answer then return nil, err, data end
+  reload.complete(answer)
+  return answer
+end
+
+--- Gives each pool of an answer its addresses: a handler may bring its own.
+---@param answer table
+function reload.complete(answer)
+  for _, spec in ipairs(answer.spec.pools) do
+    local code = answer.handlers[spec.name] or {}
+    code.module, code.inline = spec.handler, spec.inline or false
+    if code.inline then code.script = answer.snapshot end
+    answer.handlers[spec.name] = code
+    if #(spec.addresses or {}) == 0 and code.default_listen then spec.addresses = { code.default_listen } end
+  end
+end
+
+-- ---------------------------------------------------------------- what would change
+
+-- A pool that was swapped to another module at run time: that stays, unless the script names a new one itself.
+local function is_overlaid(pool)
+  local current = pool.generations[pool.current]
+  return current.module ~= pool.spec.handler or current.inline ~= (pool.spec.inline or false)
+end
+
+local function code_of(instance, pool, row, answer, reset)
+  if is_overlaid(pool) and not row.handler and not reset then return swap.load(instance, pool) end
+  return answer.handlers[pool.name]
+end
+
+local function entry_of(pool, code, args)
+  local generation = pools.generation(pool, code, args or {})
+  generation.read_digest = code.digest
+  return { pool = pool, generation = generation }
+end
+
+local function pool_entry(instance, row, new_spec, answer, reset)
+  local pool = instance.pools.by_name[row.name]
+  local code, err, data = code_of(instance, pool, row, answer, reset)
+  if not code then return nil, err, data end
+  local current = pool.generations[pool.current]
+  local other_code = code.digest ~= pool.read_digest or row.handler or reset and is_overlaid(pool)
+  if not other_code and not row.args then return false end
+  return entry_of(pool, code, row.args and new_spec.options.args or current.args)
+end
+
+local function spec_of(spec, name)
+  for _, pool in ipairs(spec.pools) do
+    if pool.name == name then return pool end
+  end
+end
+
+local function changed_entries(instance, diff, answer, reset)
+  local entries = {}
+  for _, row in ipairs(diff.pools) do
+    local entry, err, data = pool_entry(instance, row, spec_of(answer.spec, row.name), answer, reset)
+    if entry == nil then return nil, err, data end
+    if entry then table.insert(entries, entry) end
+  end
+  return entries
+end
+
+-- Options that differ and cannot be changed in a running instance yet.
+local function ignored_of(diff)
+  local keys = {}
+  for path in pairs(diff.server_later) do table.insert(keys, "server." .. path) end
+  for _, row in ipairs(diff.pools) do
+    for path in pairs(row.options) do table.insert(keys, row.name .. "." .. path) end
+  end
+  table.sort(keys)
+  return keys
+end
+
+local function refusal(instance, diff)
+  if #diff.fixed > 0 then
+    local verb = #diff.fixed == 1 and "cannot" or "can none of them"
+    return ("%s %s change while the instance runs"):format(table.concat(diff.fixed, ", "), verb)
+  end
+  for _, spec in ipairs(diff.added) do
+    if instance.leaving[spec.name] then return ("pool %s is still draining"):format(spec.name) end
+  end
+end
+
+-- ---------------------------------------------------------------- applying it
+
+local function undo(instance, drafts)
+  for _, entry in ipairs(drafts) do
+    if entry.pool.index then instance.pools:close(entry.pool) end
+  end
+  local list = {}
+  for i, entry in ipairs(drafts) do list[i] = entry.pool end
+  instance.listeners:close(list, true)
+end
+
+local function open_added(instance, diff, answer)
+  local drafts = {}
+  for _, spec in ipairs(diff.added) do
+    local pool = pools.draft(spec)
+    local code = answer.handlers[spec.name]
+    local entry = entry_of(pool, code, spec.options.args)
+    entry.fresh = true
+    table.insert(drafts, entry)
+    local ok, err = instance.pools:open(pool)
+    if ok then ok, err = instance.listeners:open(pool) end
+    if not ok then
+      undo(instance, drafts)
+      return nil, err
+    end
+  end
+  return drafts
+end
+
+local function removed_pools(instance, diff)
+  local list = {}
+  for i, name in ipairs(diff.removed) do list[i] = instance.pools.by_name[name] end
+  return list
+end
+
+-- Connections of a removed pool are asked to end; its place in the scoreboard is theirs until then.
+local function let_go(instance, pool)
+  instance.leaving[pool.name] = pool
+  core.spawn(function()
+    instance.stopping:drain_connections { pool = pool.name, deadline = pool.options.drain.deadline }
+    instance.pools:close(pool)
+    instance.leaving[pool.name] = nil
+  end):detach()
+end
+
+local function take_over_spec(instance, diff, answer)
+  local server = instance.spec.server
+  for path in pairs(diff.server) do
+    local top = path:match("^[^.]+")
+    server[top] = answer.spec.server[top]
+  end
+  if diff.server["log.level"] then instance:set_log_level(server.log.level) end
+  for _, pool in ipairs(instance.pools.list) do
+    local spec = spec_of(answer.spec, pool.name)
+    if spec then pool.spec = { name = spec.name, mode = spec.mode, handler = spec.handler, inline = spec.inline,
+      options = pool.spec.options, addresses = pool.spec.addresses, line = spec.line } end
+  end
+end
+
+-- The spec that the next difference is taken against: what the script says, with what could not be applied as it was.
+local function remember(instance)
+  local list = {}
+  for i, pool in ipairs(instance.pools.list) do
+    pool.spec.options.args = pool.generations[pool.current].args
+    list[i] = pool.spec
+  end
+  instance.spec.pools = list
+end
+
+local function result_of(instance, plan, diff, kept, started)
+  local swapped, added, count = {}, {}, 0
+  for _, entry in ipairs(plan.entries) do
+    if entry.fresh then
+      table.insert(added, entry.pool.name)
+    else
+      local name = entry.pool.name
+      count = count + (kept[name] or 0)
+      table.insert(swapped, {
+        pool = name, from = entry.from or entry.pool.current, to = entry.generation.number,
+        digest = entry.generation.digest, kept = kept[name] or 0,
+      })
+    end
+  end
+  local server = {}
+  for path in pairs(diff.server) do table.insert(server, path) end
+  return {
+    script = instance.script.number, added = list_of(added), removed = list_of(diff.removed),
+    swapped = list_of(swapped), server = list_of(server), ignored = list_of(ignored_of(diff)), kept = count,
+    duration = core.now() - started,
+  }
+end
+
+local function apply(instance, params, who, answer, diff, started)
+  local entries, err, data = changed_entries(instance, diff, answer, params.reset)
+  if not entries then return nil, err, data end
+  local plan = {
+    entries = entries, remove = removed_pools(instance, diff), cause = "reload", who = who,
+    script = { number = instance.script.number + 1, snapshot = answer.snapshot },
+    decided = function(entry) entry.pool.read_digest = entry.generation.read_digest end,
+  }
+  if params.dry_run then
+    for _, spec in ipairs(diff.added) do
+      local entry = { pool = { name = spec.name }, fresh = true }
+      table.insert(plan.entries, entry)
+    end
+    return result_of(instance, plan, diff, {}, started)
+  end
+  local drafts, why = open_added(instance, diff, answer)
+  if not drafts then return nil, why end
+  for _, entry in ipairs(drafts) do table.insert(entries, entry) end
+  function plan.after_decision()
+    instance.listeners:close(plan.remove)
+  end
+  local kept, failure, details = instance.changes:apply(plan)
+  if not kept then
+    undo(instance, drafts)
+    return nil, failure, details
+  end
+  for _, pool in ipairs(plan.remove) do let_go(instance, pool) end
+  take_over_spec(instance, diff, answer)
+  remember(instance)
+  instance.listeners:rebalance(true)
+  local result = result_of(instance, plan, diff, kept, started)
+  for _, key in ipairs(result.ignored) do
+    log.warn("reload_ignored", { msg = key .. " changed, but cannot be changed in a running instance yet" })
+  end
+  return result
+end
+
+--- Evaluates the script again and applies the difference.
+---@return table|nil result, string|nil err, table|nil data
+function reload.reload(instance, params, who)
+  local started = core.now()
+  return instance.changes:alone("reload", params.wait, function()
+    instance.notify:say("RELOADING=1\nMONOTONIC_USEC=" .. ("%.0f"):format(core.now() * 1e6))
+    local answer, err, data = reload.evaluate(instance)
+    local result
+    if answer then
+      local diff = difference.specs(instance.spec, answer.spec)
+      err = refusal(instance, diff)
+      if not err then result, err, data = apply(instance, params, who, answer, diff, started) end
+    end
+    instance.notify:say("READY=1")
+    return result, err, data
+  end)
+end
+
+--- The script on disk against what is running; changes nothing.
+---@return table|nil result, string|nil err, table|nil data
+function reload.diff(instance, params)
+  if params.pool and not instance.pools.by_name[params.pool] then return nil, "no such pool: " .. params.pool end
+  local answer, err, data = reload.evaluate(instance)
+  if not answer then return nil, err, data end
+  local diff = difference.specs(instance.spec, answer.spec)
+  local result = { server = diff.server, pools = {}, added = list_of {}, removed = list_of(diff.removed) }
+  for path, pair in pairs(diff.server_later) do result.server[path] = pair end
+  for _, spec in ipairs(diff.added) do table.insert(result.added, spec.name) end
+  for _, row in ipairs(diff.pools) do
+    local changed, pool = row.options, instance.pools.by_name[row.name]
+    changed.handler, changed.args = row.handler, row.args
+    local digest = answer.handlers[row.name].digest
+    if digest ~= pool.read_digest and not is_overlaid(pool) then changed.files = { pool.read_digest, digest } end
+    if next(changed) and (not params.pool or params.pool == row.name) then result.pools[row.name] = changed end
+  end
+  return result
+end
+
+return reload

@@ -1,0 +1,174 @@
+--- The end: of a pool (drain), and of the instance (stop, TERM), with its deadline, its second signal, its exit status.
+
+local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
+local sync = require "sockdrawer.sync"
+
+local stopping = {}
+
+local ALL_FINISHED, FAILED, SOME_CUT = 0, 1, 3
+local LAST_ANSWERS, SPARE = 0.5, 1
+
+---@class sockdrawer.Stopping
+local Stopping = {}
+Stopping.__index = Stopping
+
+---@param instance table
+---@return sockdrawer.Stopping
+function stopping.new(instance)
+  return setmetatable({ instance = instance, outcome = sync.promise(), hurry = sync.promise() }, Stopping)
+end
+
+-- ---------------------------------------------------------------- connections
+
+-- How many connections a worker has, of one pool or of all, by the scoreboard: it may be beyond asking.
+function Stopping:_held(worker, name)
+  local scoreboard = self.instance.scoreboard
+  if not name then return scoreboard:slot(worker.slot).connections end
+  local pool = self.instance.pools.by_name[name] or self.instance.leaving[name]
+  return pool and scoreboard:pool_slot(pool.index, worker.slot).connections or 0
+end
+
+--- Asks the connections of a pool to end, and cuts what is left at the deadline. A worker that does not answer has cut
+--- nobody yet, but its connections count as cut: they are lost one way or the other.
+---@param params { pool: string, deadline: number|false, before: integer|nil }
+---@return { finished: integer, cut: integer }
+function Stopping:drain_connections(params)
+  local result = { finished = 0, cut = 0 }
+  local workers = self.instance.workers:in_state("running", "stuck", "draining")
+  local timeout = params.deadline and params.deadline + SPARE or nil
+  local answers = self.instance.workers:ask(workers, "drain", params, timeout)
+  for _, worker in ipairs(workers) do
+    local answer = answers[worker][1]
+    if type(answer) == "table" then
+      result.finished, result.cut = result.finished + answer.finished, result.cut + answer.cut
+    elseif worker.state ~= "gone" then
+      result.cut = result.cut + self:_held(worker, params.pool)
+    end
+  end
+  return result
+end
+
+local function deadline_of(pool, override)
+  if override ~= nil then return override end
+  return pool.options.drain.deadline
+end
+
+--- The verb `drain`: the pool takes nobody any more, asks everybody to end, and is stopped.
+---@return table|nil result, string|nil err
+function Stopping:drain_pool(params)
+  local instance = self.instance
+  local pool = instance.pools.by_name[params.pool]
+  if not pool then return nil, "no such pool: " .. params.pool end
+  local ok, err = instance.changes:alone("drain", params.wait, function()
+    if pool.state ~= "accepting" then return nil, ("pool %s is %s"):format(pool.name, pool.state) end
+    pool.state = "draining"
+    instance.listeners:close { pool }
+    return true
+  end)
+  if not ok then return nil, err end
+  local result = self:drain_connections { pool = pool.name, deadline = deadline_of(pool, params.deadline) }
+  pool.state = "stopped"
+  return result
+end
+
+-- ---------------------------------------------------------------- the instance
+
+function Stopping:_drain_all(override)
+  local calls = {}
+  for i, pool in ipairs(self.instance.pools.list) do
+    pool.state = "draining"
+    calls[i] = function()
+      return self:drain_connections { pool = pool.name, deadline = deadline_of(pool, override) }
+    end
+  end
+  local total = { finished = 0, cut = 0 }
+  for _, answer in pairs(sync.all(calls)) do
+    if answer[1] then
+      total.finished, total.cut = total.finished + answer[1].finished, total.cut + answer[1].cut
+    end
+  end
+  return total
+end
+
+-- Readiness turns false first; during the delay everybody is still served.
+function Stopping:_gently(params)
+  local instance = self.instance
+  local delay = instance.spec.server.drain.delay
+  if delay > 0 then core.park(delay) end
+  instance.listeners:close(instance.pools.list)
+  for _, worker in ipairs(instance.workers:in_state("running")) do instance.workers:set_state(worker, "draining") end
+  return self:_drain_all(params.deadline)
+end
+
+function Stopping:_at_once()
+  local cut = 0
+  for _, worker in pairs(self.instance.workers.by_slot) do cut = cut + self:_held(worker) end
+  self.instance.listeners:close(self.instance.pools.list, true)
+  return { finished = 0, cut = cut }
+end
+
+-- The last steps are the same for every end. The control socket goes last: its answers say how it went.
+function Stopping:_finish(status, brutal)
+  local instance = self.instance
+  instance.workers:stop(brutal)
+  instance.watch.closed = true
+  instance.loaders:close()
+  log.info("stopped", { status = status })
+  core.spawn(function()
+    if instance.control then instance.control:finish(LAST_ANSWERS) end
+    instance:leave(status)
+  end):detach()
+end
+
+--- Stops the instance; a second call with `now` cuts what the first one still waits for.
+---@param params { now: boolean|nil, deadline: number|false|nil }
+---@return { finished: integer, cut: integer }
+function Stopping:stop(params)
+  local instance = self.instance
+  if self.begun then
+    if params.now then self.hurry:resolve(true) end
+    return self.outcome:wait()
+  end
+  self.begun = true
+  local was_ready = instance.state == "ready"
+  instance.state = "draining"
+  instance.notify:say "STOPPING=1"
+  if params.now or not was_ready then self.hurry:resolve(true) end
+  core.spawn(function() self:_run(params) end):detach()
+  return self.outcome:wait()
+end
+
+function Stopping:_run(params)
+  local gentle = sync.promise()
+  local task = not self.hurry.done and core.spawn(function()
+    gentle:resolve(self:_gently(params))
+    self.hurry:resolve(false)
+  end)
+  local brutal = self.hurry:wait()
+  local result
+  if brutal then
+    if task then task:cancel() end
+    result = self:_at_once()
+  else
+    result = gentle:wait()
+  end
+  self.outcome:resolve(result)
+  self:_finish(result.cut > 0 and SOME_CUT or ALL_FINISHED, brutal)
+end
+
+--- The instance cannot go on: one line says why, and the exit status is 1.
+---@param text string
+function Stopping:fail(text)
+  if self.begun then return end
+  self.begun = true
+  local instance = self.instance
+  log.error("failed", { msg = text })
+  instance.state = "draining"
+  instance.notify:say("STOPPING=1\nSTATUS=" .. log.escape(text))
+  instance.listeners:close(instance.pools.list, true)
+  self.outcome:resolve { finished = 0, cut = 0 }
+  self:_finish(FAILED, true)
+end
+
+return stopping

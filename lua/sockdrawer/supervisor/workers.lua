@@ -1,0 +1,283 @@
+--- The worker processes: slots, boots, restarts, and bringing one up to date that missed a change.
+--
+-- The restart policy is the engine's (sockdrawer.supervision); what is decided here is which deaths count: only those
+-- before a worker was ever running. One that ran is replaced at once, however it ended.
+
+local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
+local process = require "sockdrawer.supervisor.process"
+local supervision = require "sockdrawer.supervision"
+local sync = require "sockdrawer.sync"
+
+local workers = {}
+
+local FIRST_DELAY, MOST_DELAY, SHORT_LIFE = 0.010, 10, 2
+local STOP_SECONDS = 2
+
+---@class sockdrawer.Workers
+---@field by_loop table<integer, table>
+local Workers = {}
+Workers.__index = Workers
+
+-- Whether any of them is still on its first lives; a boot is over when all are running.
+function Workers:_settle_start()
+  for loop = 1, self.count do
+    local worker = self.by_loop[loop]
+    if not worker or worker.state ~= "running" then return end
+  end
+  self.started:resolve(true)
+end
+
+---@param instance table
+---@return sockdrawer.Workers
+function workers.new(instance)
+  local self = setmetatable({
+    instance = instance, by_loop = {}, by_slot = {}, incarnation = 0, count = 0, started = sync.promise(),
+  }, Workers)
+  local restart = instance.spec.server.restart
+  self.engine = supervision.new {
+    strategy = "one_for_one", max = restart.max or math.huge, within = restart.within,
+    clock = { now = core.now, after = sync.after },
+    counts = function(child) return not self.ran[child.id] end,
+    delay = supervision.backoff { first = FIRST_DELAY, most = MOST_DELAY, short = SHORT_LIFE, now = core.now },
+    on_failure = function(why) self:_give_up(why) end,
+  }
+  self.ran = {}
+  return self
+end
+
+function Workers:_give_up(why)
+  local text = ("worker %s failed %d times: %s"):format(tostring(why.child), why.count, tostring(why.error))
+  self.started:resolve(nil, text)
+  self.instance:failed(text)
+end
+
+function Workers:_free_slot()
+  for slot = 0, self.instance.slots - 1 do
+    if not self.by_slot[slot] then return slot end
+  end
+  return nil, "no free slot in the scoreboard"
+end
+
+function Workers:set_state(worker, state)
+  worker.state = state
+  self.instance.scoreboard:slot_set(worker.slot, { state = state, pid = worker.pid, loop = worker.loop })
+end
+
+-- ---------------------------------------------------------------- what workers say
+
+local function handlers_of(self, worker)
+  local instance = self.instance
+  return {
+    ctl = function(params)
+      local who = { uid = core.getuid(), pid = worker.pid, loop = worker.loop }
+      return instance:ask(params.verb, params.params or {}, who)
+    end,
+    drained_generation = function(params)
+      instance.pools:released(params.pool, params.generation, worker)
+    end,
+    failed = function(op, err)
+      log.error("worker_message", { loop = worker.loop, msg = op .. ": " .. tostring(err) })
+    end,
+    -- A worker without its channel cannot be told anything any more.
+    closed = function()
+      if not worker.child.exited:wait(STOP_SECONDS) then worker.child:kill() end
+    end,
+  }
+end
+
+-- ---------------------------------------------------------------- one life
+
+function Workers:_spawn(loop)
+  local instance = self.instance
+  local slot, err = self:_free_slot()
+  if not slot then return nil, err end
+  self.incarnation = self.incarnation + 1
+  local worker = { loop = loop, slot = slot, incarnation = self.incarnation, state = "starting", has = {} }
+  worker.child, err = instance:spawn_worker {
+    role = "worker", title = ("sockdrawer: worker %d %s"):format(loop, instance.name),
+    base = { loop = loop }, handlers = handlers_of(self, worker), slot = slot,
+    fds = { [4] = instance.scoreboard:fd(), [5] = instance.scoreboard:bell() },
+    on_exit = function(_, status) self:_gone(worker, status) end,
+  }
+  if not worker.child then return nil, err end
+  worker.pid, worker.peer = worker.child.pid, worker.child.peer
+  self.by_loop[loop], self.by_slot[slot] = worker, worker
+  self:set_state(worker, "starting")
+  core.spawn(function() self:_boot(worker) end):detach()
+  return worker
+end
+
+function Workers:_boot_params(worker)
+  local instance = self.instance
+  local level, levels = log.level()
+  return {
+    name = instance.name, loop = worker.loop, loops = instance.loops, slot = worker.slot,
+    incarnation = worker.incarnation, folder = instance.folder, user = instance.user,
+    log = { level = level, pools = levels }, state = instance.pools:worker_state(),
+  }
+end
+
+-- What a worker has been given, so that it can be seen later what it lacks.
+local function note_state(worker, state, version)
+  for _, pool in ipairs(state.pools) do worker.has[pool.name] = pool.generation.number end
+  worker.script, worker.version = state.script and state.script.number, version
+end
+
+function Workers:_boot(worker)
+  local pools = self.instance.pools
+  local version, params = pools.version, self:_boot_params(worker)
+  local seconds = (self.instance.spec.server.load_timeout or 60) * (1 + #params.state.pools)
+  local ok, err, data = worker.peer:call("boot", params, { timeout = seconds })
+  if not ok then
+    if err == "closed" then return end -- it died: its end says more
+    worker.error = err == "timeout" and ("did not finish loading in %g s"):format(seconds) or tostring(err)
+    if data and data.traceback then log.debug("boot", { loop = worker.loop, msg = data.traceback }) end
+    return worker.child:kill()
+  end
+  note_state(worker, params.state, version)
+  if not self:catch_up(worker) or worker.child.status then return end
+  self:_running(worker)
+end
+
+function Workers:_running(worker)
+  self.ran[worker.loop] = true
+  self:set_state(worker, "running")
+  log.info("worker_running", { loop = worker.loop, pid = worker.pid })
+  self.instance.listeners:rebalance()
+  self:_settle_start()
+end
+
+-- What of the current state the worker does not have yet.
+function Workers:_lacks(worker, state)
+  local missing = { pools = {}, remove = {} }
+  local known = {}
+  for _, pool in ipairs(state.pools) do
+    known[pool.name] = true
+    if worker.has[pool.name] ~= pool.generation.number then table.insert(missing.pools, pool) end
+  end
+  for name in pairs(worker.has) do
+    if not known[name] then table.insert(missing.remove, name) end
+  end
+  if state.script and state.script.number ~= worker.script then missing.script = state.script end
+  return missing
+end
+
+--- Gives a worker what it missed while it was starting or stuck. Until then it accepts nothing: acceptors compare
+--- their generation with the scoreboard. One that cannot follow is killed: its successor starts with the new state.
+---@return boolean
+function Workers:catch_up(worker)
+  local pools = self.instance.pools
+  while worker.version ~= pools.version do
+    local version, state = pools.version, pools:worker_state()
+    local change = ("sync-%d-%d"):format(worker.incarnation, version)
+    local params = self:_lacks(worker, state)
+    params.change = change
+    worker.preparing = true
+    local ok, err = worker.peer:call("prepare", params)
+    worker.preparing = false
+    if ok then ok, err = worker.peer:call("commit", { change = change }) end
+    if not ok then
+      if err ~= "closed" then worker.error = tostring(err) worker.child:kill() end
+      return false
+    end
+    note_state(worker, state, version)
+    for _, name in ipairs(params.remove) do worker.has[name] = nil end
+  end
+  return true
+end
+
+-- One that never ran has its error told once, when the restarts are used up.
+local function log_death(worker, state, reason, lost)
+  if state == "starting" then
+    return log.info("worker_not_started", { loop = worker.loop, pid = worker.pid })
+  end
+  log.error("worker_died", { loop = worker.loop, pid = worker.pid, msg = reason, lost = lost, state = state })
+end
+
+function Workers:_gone(worker, status)
+  local instance = self.instance
+  local lost = instance.scoreboard:slot_reap(worker.slot)
+  instance.scoreboard:slot_set(worker.slot, { state = "free", pid = 0, loop = 0 })
+  self.by_slot[worker.slot] = nil
+  if self.by_loop[worker.loop] == worker then self.by_loop[worker.loop] = nil end
+  local before = worker.state
+  worker.state = "gone"
+  worker.peer:close()
+  instance.pools:released_by(worker)
+  instance.listeners:worker_gone(worker)
+  local reason = worker.error or process.describe(status)
+  if not worker.leaving then log_death(worker, before, reason, lost) end
+  self.engine:exited(worker.loop, reason)
+end
+
+-- ---------------------------------------------------------------- the group
+
+function Workers:_child(loop)
+  return {
+    id = loop, module = "sockdrawer.worker", shutdown = STOP_SECONDS,
+    start = function() return self:_spawn(loop) end,
+    stop = function(worker)
+      worker.leaving = true
+      worker.peer:cast("exit")
+      if worker.child.embedded then worker.child:kill() end
+    end,
+    kill = function(worker)
+      worker.leaving = true
+      worker.child:kill()
+    end,
+  }
+end
+
+--- Starts `count` workers and waits until all are running.
+---@param count integer
+---@return true|nil, string|nil err
+function Workers:start(count)
+  self.count = count
+  self.engine:start()
+  for loop = 1, count do
+    local worker, err = self.engine:start_child(self:_child(loop))
+    if not worker then return nil, ("worker %d: %s"):format(loop, tostring(err)) end
+  end
+  return self.started:wait()
+end
+
+--- Asks all to leave, kills what does not, and waits until none is left.
+---@param brutal boolean|nil
+function Workers:stop(brutal)
+  local done = sync.promise()
+  if brutal then
+    for _, worker in pairs(self.by_slot) do
+      worker.leaving = true
+      worker.child:kill()
+    end
+  end
+  self.engine:stop(function() done:resolve(true) end)
+  done:wait(STOP_SECONDS * (self.count + 1))
+end
+
+--- Those in one of the given states, by loop number.
+---@param ... string
+---@return table[]
+function Workers:in_state(...)
+  local wanted, list = {}, {}
+  for i = 1, select("#", ...) do wanted[select(i, ...)] = true end
+  for _, worker in pairs(self.by_slot) do
+    if wanted[worker.state] then list[#list + 1] = worker end
+  end
+  table.sort(list, function(a, b) return a.loop < b.loop end)
+  return list
+end
+
+--- Asks several workers the same, side by side.
+---@param list table[]
+---@return table<table, { [1]: any, [2]: string|nil, [3]: any }> answers by worker
+function Workers:ask(list, op, params, timeout)
+  local calls = {}
+  for _, worker in ipairs(list) do
+    calls[worker] = function() return worker.peer:call(op, params, { timeout = timeout }) end
+  end
+  return sync.all(calls)
+end
+
+return workers
