@@ -1,0 +1,148 @@
+/* libuv outside, an edge-triggered epoll inside. */
+#include "loop.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <unistd.h>
+
+static void run_batch(sd_loop *loop) {
+  for (loop->batch_at = 0; loop->batch_at < loop->batch_count; loop->batch_at++) {
+    struct epoll_event *event = &loop->batch[loop->batch_at];
+    sd_source *source = event->data.ptr;
+    if (source != NULL) source->on_events(source, event->events);
+  }
+  loop->batch_count = 0;
+}
+
+static void on_epoll(uv_poll_t *poll, int status, int events) {
+  sd_loop *loop = poll->data;
+  (void)status;
+  (void)events;
+  int n = epoll_wait(loop->epoll, loop->batch, SD_LOOP_BATCH, 0);
+  if (n <= 0) return;
+  loop->batch_count = n;
+  run_batch(loop);
+}
+
+static void on_clock(uv_timer_t *clock);
+
+static void set_clock(sd_loop *loop) {
+  uint64_t next = sd_timers_next(&loop->timers);
+  if (next == loop->clock_armed) return;
+  loop->clock_armed = next;
+  if (next == UINT64_MAX) {
+    uv_timer_stop(&loop->clock);
+    return;
+  }
+  uint64_t now = uv_now(&loop->uv);
+  uv_timer_start(&loop->clock, on_clock, next > now ? next - now : 0, 0);
+}
+
+static void on_clock(uv_timer_t *clock) {
+  sd_loop *loop = clock->data;
+  loop->clock_armed = UINT64_MAX;
+  sd_timers_run(&loop->timers, uv_now(&loop->uv));
+  set_clock(loop);
+}
+
+static void on_awake(uv_idle_t *idle) {
+  (void)idle; /* being active is all it does */
+}
+
+void sd_loop_stay_awake(sd_loop *loop) {
+  uv_idle_start(&loop->awake, on_awake);
+}
+
+void sd_loop_defer(sd_loop *loop, sd_deferred *deferred) {
+  if (deferred->waiting) return;
+  deferred->waiting = true;
+  deferred->turn = loop->turn;
+  deferred->next = NULL;
+  *loop->deferred_tail = deferred;
+  loop->deferred_tail = &deferred->next;
+  sd_loop_stay_awake(loop);
+}
+
+void sd_loop_undefer(sd_loop *loop, sd_deferred *deferred) {
+  if (!deferred->waiting) return;
+  deferred->waiting = false;
+  sd_deferred **link = &loop->deferred;
+  while (*link != deferred) link = &(*link)->next;
+  *link = deferred->next;
+  if (*link == NULL) loop->deferred_tail = link;
+}
+
+/* Those put off during this turn wait for the next one. */
+static void run_deferred(sd_loop *loop) {
+  while (loop->deferred != NULL && loop->deferred->turn < loop->turn) {
+    sd_deferred *d = loop->deferred;
+    sd_loop_undefer(loop, d);
+    d->run(d);
+  }
+}
+
+static void on_prepare(uv_prepare_t *prepare) {
+  sd_loop *loop = prepare->data;
+  loop->turn++;
+  run_deferred(loop);
+  bool more = loop->on_turn != NULL && loop->on_turn(loop->owner);
+  if (more || loop->deferred != NULL) uv_idle_start(&loop->awake, on_awake);
+  else uv_idle_stop(&loop->awake);
+}
+
+int sd_loop_init(sd_loop *loop) {
+  int err = uv_loop_init(&loop->uv);
+  if (err) return err;
+  loop->epoll = epoll_create1(EPOLL_CLOEXEC);
+  if (loop->epoll < 0) {
+    err = -errno;
+    uv_loop_close(&loop->uv);
+    return err;
+  }
+  loop->clock_armed = UINT64_MAX;
+  loop->deferred_tail = &loop->deferred;
+  loop->poll.data = loop->clock.data = loop->prepare.data = loop;
+  uv_poll_init(&loop->uv, &loop->poll, loop->epoll);
+  uv_timer_init(&loop->uv, &loop->clock);
+  uv_prepare_init(&loop->uv, &loop->prepare);
+  uv_idle_init(&loop->uv, &loop->awake);
+  uv_prepare_start(&loop->prepare, on_prepare);
+  return uv_poll_start(&loop->poll, UV_READABLE, on_epoll);
+}
+
+int sd_loop_watch(sd_loop *loop, sd_source *source, uint32_t events) {
+  struct epoll_event event = {.events = events | EPOLLET, .data.ptr = source};
+  return epoll_ctl(loop->epoll, EPOLL_CTL_ADD, source->fd, &event) < 0 ? -errno : 0;
+}
+
+void sd_loop_unwatch(sd_loop *loop, sd_source *source) {
+  epoll_ctl(loop->epoll, EPOLL_CTL_DEL, source->fd, NULL);
+  sd_loop_forget(loop, source);
+}
+
+void sd_loop_forget(sd_loop *loop, sd_source *source) {
+  for (int i = loop->batch_at + 1; i < loop->batch_count; i++)
+    if (loop->batch[i].data.ptr == source) loop->batch[i].data.ptr = NULL;
+}
+
+int sd_loop_arm(sd_loop *loop, sd_timer *timer, uint64_t when) {
+  int err = sd_timers_arm(&loop->timers, timer, when);
+  if (err) return err;
+  if (sd_timers_next(&loop->timers) < loop->clock_armed) set_clock(loop);
+  return 0;
+}
+
+static void on_handle(uv_handle_t *handle, void *unused) {
+  (void)unused;
+  if (!uv_is_closing(handle)) uv_close(handle, NULL);
+}
+
+void sd_loop_close(sd_loop *loop) {
+  uv_walk(&loop->uv, on_handle, NULL);
+  while (uv_run(&loop->uv, UV_RUN_DEFAULT) != 0) continue;
+  int err = uv_loop_close(&loop->uv);
+  assert(err == 0);
+  (void)err;
+  close(loop->epoll);
+  sd_timers_free(&loop->timers);
+}

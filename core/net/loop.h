@@ -1,0 +1,84 @@
+/* The event loop of a process: libuv, with one edge-triggered epoll nested in
+ * it for the sockets of the data path. A descriptor is registered there once in
+ * its life; libuv keeps timers, signals, DNS and child processes. */
+#ifndef SD_LOOP_H
+#define SD_LOOP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <uv.h>
+
+#include "timers.h"
+
+enum { SD_LOOP_BATCH = 512, SD_LOOP_SCRATCH = 65536 };
+
+/* Something with a descriptor in the nested epoll. A member of its owner. */
+typedef struct sd_source sd_source;
+struct sd_source {
+  void (*on_events)(sd_source *source, uint32_t events);
+  int fd;
+};
+
+/* Work put off to the next turn of the loop: what ran long enough this turn. */
+typedef struct sd_deferred sd_deferred;
+struct sd_deferred {
+  void (*run)(sd_deferred *deferred);
+  sd_deferred *next;
+  uint64_t turn; /* when it was put off */
+  bool waiting;
+};
+
+typedef struct sd_loop sd_loop;
+struct sd_loop {
+  uv_loop_t uv;
+  uv_poll_t poll;
+  uv_timer_t clock;
+  uv_prepare_t prepare;
+  uv_idle_t awake;               /* runs while something is ready: no blocking poll */
+  int epoll;
+  int batch_at, batch_count;     /* the batch under way, for sd_loop_unwatch */
+  sd_timers timers;
+  uint64_t clock_armed;
+  sd_deferred *deferred, **deferred_tail;
+  struct sd_conn *dirty;         /* have gathered writes (connection.h) */
+  bool (*on_turn)(void *owner);  /* before each poll; true: there is more to do */
+  void *owner;
+  uint64_t turn;                 /* counts turns; a budget per turn compares it */
+  struct epoll_event batch[SD_LOOP_BATCH];
+  char scratch[SD_LOOP_SCRATCH]; /* where reads land when nobody holds bytes */
+};
+
+/* Prepares the loop. 0 or a negative UV_E…; on failure nothing is left. */
+int sd_loop_init(sd_loop *loop);
+
+/* Registers a descriptor for its life (edge-triggered). 0 or -errno. */
+int sd_loop_watch(sd_loop *loop, sd_source *source, uint32_t events);
+
+/* Takes it off again, out of the batch under way too. */
+void sd_loop_unwatch(sd_loop *loop, sd_source *source);
+
+/* Only out of the batch under way: for who closes the descriptor next and holds
+ * no duplicate, since the epoll then drops it by itself. */
+void sd_loop_forget(sd_loop *loop, sd_source *source);
+
+/* Milliseconds, monotonic, as of this turn. */
+static inline uint64_t sd_loop_now(const sd_loop *loop) {
+  return uv_now(&loop->uv);
+}
+
+/* Arms a timer of this loop and sees to it that the loop wakes for it. */
+int sd_loop_arm(sd_loop *loop, sd_timer *timer, uint64_t when);
+
+/* Runs it on the next turn, once. */
+void sd_loop_defer(sd_loop *loop, sd_deferred *deferred);
+void sd_loop_undefer(sd_loop *loop, sd_deferred *deferred);
+
+/* The next poll does not block. */
+void sd_loop_stay_awake(sd_loop *loop);
+
+/* Closes its handles and the loop. Sources must be gone. */
+void sd_loop_close(sd_loop *loop);
+
+#endif
