@@ -1,0 +1,384 @@
+/* Bytes in, bytes out, deadlines, and an orderly end. */
+#include "connection.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+
+enum {
+  GATHER = 65536,            /* flush at this, even if the writer goes on */
+  DIRECT = 16384,            /* so much is not worth copying first */
+  SHARE = 512 * 1024,        /* bytes one connection may move in a turn */
+  LINGER = 1000,             /* milliseconds between our FIN and the close */
+  LINGER_BYTES = 16 << 20,   /* what a peer may still send meanwhile */
+  FLUSH_AT_MOST = 30 * 1000, /* closing with the write timeout off */
+};
+
+static const char *const end_names[SD_END_REASONS] = {
+    [SD_END_PEER] = "peer",           [SD_END_HANDLER] = "handler",
+    [SD_END_ERROR] = "error",         [SD_END_IDLE] = "idle",
+    [SD_END_HANDSHAKE] = "handshake", [SD_END_WRITE] = "write",
+    [SD_END_LIFETIME] = "lifetime",   [SD_END_MIN_RATE] = "min_rate",
+    [SD_END_LIMIT] = "limit",         [SD_END_DRAIN] = "drain",
+    [SD_END_CUT] = "cut",             [SD_END_PURGE] = "purge",
+    [SD_END_RESET] = "reset",         [SD_END_MOVED] = "moved",
+    [SD_END_WORKER] = "worker",
+};
+
+const char *sd_end_name(sd_end why) {
+  return why > SD_END_NONE && why < SD_END_REASONS ? end_names[why] : NULL;
+}
+
+int sd_end_named(const char *name) {
+  for (int i = SD_END_NONE + 1; i < SD_END_REASONS; i++)
+    if (strcmp(end_names[i], name) == 0) return i;
+  return -1;
+}
+
+static const bool may_follow[4][4] = {
+    [SD_CONN_OPEN] = {[SD_CONN_FLUSHING] = true, [SD_CONN_CLOSED] = true},
+    [SD_CONN_FLUSHING] = {[SD_CONN_LINGERING] = true, [SD_CONN_CLOSED] = true},
+    [SD_CONN_LINGERING] = {[SD_CONN_CLOSED] = true},
+};
+
+static void enter(sd_conn *c, sd_conn_state next) {
+  assert(may_follow[c->state][next]);
+  c->state = (uint8_t)next;
+}
+
+void sd_conn_note_end(sd_conn *c, sd_end why) {
+  if (c->end == SD_END_NONE) c->end = (uint8_t)why;
+}
+
+/* ---- deadlines ---- */
+
+static uint64_t earlier(uint64_t a, uint64_t b) {
+  if (a == 0) return b;
+  return b != 0 && b < a ? b : a;
+}
+
+static void schedule(sd_conn *c) {
+  uint64_t due = earlier(c->read_deadline, earlier(c->write_deadline, c->life_deadline));
+  if (c->tired) due = sd_loop_now(c->loop);
+  if (due == 0) return; /* an armed timer may fire in vain, once */
+  if (!sd_timer_armed(&c->timer) || c->timer.when > due) sd_loop_arm(c->loop, &c->timer, due);
+}
+
+void sd_conn_set_read_deadline(sd_conn *c, uint64_t when) {
+  c->read_deadline = when;
+  if (when != 0) schedule(c);
+}
+
+void sd_conn_set_life_deadline(sd_conn *c, uint64_t when) {
+  c->life_deadline = when;
+  if (when != 0) schedule(c);
+}
+
+static void set_write_deadline(sd_conn *c) {
+  uint32_t ms = c->write;
+  if (ms == 0 && c->state == SD_CONN_FLUSHING) ms = FLUSH_AT_MOST;
+  c->write_deadline = ms == 0 ? 0 : sd_loop_now(c->loop) + ms;
+  schedule(c);
+}
+
+/* ---- the end ---- */
+
+static void forget_dirty(sd_conn *c) {
+  if (!c->dirty) return;
+  sd_conn **link = &c->loop->dirty;
+  while (*link != c) link = &(*link)->next_dirty;
+  *link = c->next_dirty;
+  c->dirty = false;
+}
+
+/* close(2) takes it out of the epoll too: no one else holds the descriptor. */
+static void close_now(sd_conn *c) {
+  if (c->state == SD_CONN_CLOSED) return;
+  enter(c, SD_CONN_CLOSED);
+  sd_timers_disarm(&c->loop->timers, &c->timer);
+  sd_loop_forget(c->loop, &c->source);
+  forget_dirty(c);
+  close(c->source.fd);
+  c->source.fd = -1;
+  sd_buffer_free(&c->in);
+  sd_buffer_free(&c->out);
+  c->events->on_closed(c);
+}
+
+static void break_off(sd_conn *c, int err, sd_end why) {
+  if (c->err == 0) c->err = err;
+  sd_conn_note_end(c, why);
+  if (c->state == SD_CONN_OPEN) c->events->on_broken(c);
+  close_now(c);
+}
+
+/* Reads on and throws away: closing with bytes unread would send RST, and the
+ * peer could lose the end of our answer. */
+static void linger(sd_conn *c) {
+  for (;;) {
+    ssize_t n = sd_conn_receive(c, c->loop->scratch, SD_LOOP_SCRATCH);
+    if (n == -EAGAIN) return;
+    if (n <= 0 || c->bytes_in >= c->linger_limit) break;
+  }
+  close_now(c);
+}
+
+static void send_fin(sd_conn *c) {
+  if (c->fin) return;
+  c->fin = true;
+  shutdown(c->source.fd, SHUT_WR);
+}
+
+static void begin_linger(sd_conn *c) {
+  if (c->eof || c->err) {
+    close_now(c);
+    return;
+  }
+  send_fin(c);
+  enter(c, SD_CONN_LINGERING);
+  sd_buffer_free(&c->in);
+  c->read_deadline = 0;
+  c->write_deadline = sd_loop_now(c->loop) + LINGER;
+  c->linger_limit = c->bytes_in + LINGER_BYTES;
+  schedule(c);
+  linger(c);
+}
+
+void sd_conn_close(sd_conn *c) {
+  if (c->state != SD_CONN_OPEN) return;
+  enter(c, SD_CONN_FLUSHING);
+  sd_conn_flush(c);
+}
+
+void sd_conn_abort(sd_conn *c, bool reset) {
+  if (c->state == SD_CONN_CLOSED) return;
+  if (reset) {
+    struct linger none = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(c->source.fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+  }
+  close_now(c);
+}
+
+/* ---- writing ---- */
+
+static void progress(sd_conn *c, size_t n) {
+  c->bytes_out += n;
+  c->spent += (uint32_t)n;
+  if (c->write_deadline) set_write_deadline(c);
+}
+
+static ssize_t send_some(sd_conn *c, const char *bytes, size_t length) {
+  ssize_t n;
+  do n = send(c->source.fd, bytes, length, MSG_NOSIGNAL);
+  while (n < 0 && errno == EINTR);
+  if (n >= 0) {
+    progress(c, (size_t)n);
+    return n;
+  }
+  if (errno != EAGAIN) return -errno;
+  c->writable = false;
+  return -EAGAIN;
+}
+
+static void all_sent(sd_conn *c) {
+  c->write_deadline = 0;
+  if (c->want_fin) send_fin(c);
+  if (c->state == SD_CONN_FLUSHING) begin_linger(c);
+}
+
+static void tell_drained(sd_conn *c) {
+  if (!c->want_drained || sd_conn_queued(c) > c->drain_to) return;
+  if (!c->err && sd_conn_tired(c)) return;
+  c->want_drained = false;
+  c->events->on_drained(c);
+}
+
+/* What the peer sent before can still be read, so only writing ends here. */
+static void write_failed(sd_conn *c, int err) {
+  c->err = err;
+  c->write_deadline = 0;
+  sd_conn_note_end(c, SD_END_RESET);
+  sd_buffer_free(&c->out);
+  if (c->state != SD_CONN_OPEN) close_now(c);
+  else tell_drained(c);
+}
+
+void sd_conn_flush(sd_conn *c) {
+  while (c->writable && sd_conn_queued(c) > 0) {
+    ssize_t n = send_some(c, sd_buffer_bytes(&c->out), sd_conn_queued(c));
+    if (n > 0) sd_buffer_consume(&c->out, (size_t)n);
+    else if (n != -EAGAIN) {
+      write_failed(c, (int)n);
+      return;
+    }
+  }
+  if (sd_conn_queued(c) == 0) all_sent(c);
+  else if (c->write_deadline == 0) set_write_deadline(c);
+  if (c->state == SD_CONN_OPEN) tell_drained(c);
+}
+
+static void mark_dirty(sd_conn *c) {
+  if (c->dirty || !c->writable) return;
+  c->dirty = true;
+  c->next_dirty = c->loop->dirty;
+  c->loop->dirty = c;
+}
+
+void sd_conn_flush_dirty(sd_loop *loop) {
+  while (loop->dirty != NULL) {
+    sd_conn *c = loop->dirty;
+    loop->dirty = c->next_dirty;
+    c->dirty = false;
+    sd_conn_flush(c);
+  }
+}
+
+int sd_conn_write(sd_conn *c, const char *bytes, size_t length) {
+  if (c->err) return c->err;
+  if (c->state != SD_CONN_OPEN || c->want_fin) return SD_ECLOSED;
+  if (length >= DIRECT && c->writable && sd_conn_queued(c) == 0) {
+    ssize_t n = send_some(c, bytes, length);
+    if (n < 0 && n != -EAGAIN) {
+      write_failed(c, (int)n);
+      return (int)n;
+    }
+    if (n > 0) bytes += n, length -= (size_t)n;
+    if (length == 0) return 0;
+  }
+  if (sd_buffer_append(&c->out, bytes, length) < 0) return -ENOMEM;
+  if (!c->writable && c->write_deadline == 0) set_write_deadline(c);
+  mark_dirty(c);
+  return 0;
+}
+
+void sd_conn_shutdown_write(sd_conn *c) {
+  if (c->state != SD_CONN_OPEN || c->want_fin) return;
+  c->want_fin = true;
+  sd_conn_flush(c);
+}
+
+/* ---- reading ---- */
+
+bool sd_conn_tired(sd_conn *c) {
+  if (c->turn != c->loop->turn) {
+    c->turn = c->loop->turn;
+    c->spent = 0;
+    c->tired = false;
+  }
+  if (c->spent < SHARE) return false;
+  c->tired = true;
+  schedule(c);
+  return true;
+}
+
+ssize_t sd_conn_receive(sd_conn *c, char *into, size_t size) {
+  if (c->eof) return 0;
+  if (!c->readable || sd_conn_tired(c)) return -EAGAIN;
+  ssize_t n;
+  do n = recv(c->source.fd, into, size, 0);
+  while (n < 0 && errno == EINTR);
+  if (n > 0) {
+    if ((size_t)n < size) c->readable = c->hangup; /* the rest will be an event */
+    c->bytes_in += (uint64_t)n;
+    c->spent += (uint32_t)n;
+    return n;
+  }
+  if (n == 0) {
+    c->eof = true;
+    return 0;
+  }
+  if (errno == EAGAIN) {
+    c->readable = false;
+    return -EAGAIN;
+  }
+  c->err = -errno;
+  c->eof = true; /* said once as an error, then as the end */
+  sd_conn_note_end(c, SD_END_RESET);
+  return c->err;
+}
+
+ssize_t sd_conn_fill(sd_conn *c, size_t room) {
+  if (c->eof || !c->readable) return sd_conn_receive(c, NULL, 0);
+  char *into = sd_buffer_reserve(&c->in, room);
+  if (into == NULL) return -ENOMEM;
+  ssize_t n = sd_conn_receive(c, into, room);
+  if (n > 0) sd_buffer_commit(&c->in, (size_t)n);
+  else if (sd_buffer_length(&c->in) == 0) sd_buffer_free(&c->in);
+  return n;
+}
+
+void sd_conn_shutdown_read(sd_conn *c) {
+  if (c->state != SD_CONN_OPEN) return;
+  shutdown(c->source.fd, SHUT_RD);
+  sd_buffer_free(&c->in);
+  c->eof = true;
+}
+
+/* ---- events ---- */
+
+static void on_events(sd_source *source, uint32_t events) {
+  sd_conn *c = (sd_conn *)source;
+  if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) c->hangup = true;
+  if (events & ~(uint32_t)EPOLLOUT) c->readable = true;
+  if (events & EPOLLOUT && !c->writable) {
+    c->writable = true;
+    if (sd_conn_queued(c) > 0) sd_conn_flush(c);
+  }
+  if (!c->readable) return;
+  if (c->state == SD_CONN_OPEN) c->events->on_readable(c);
+  else if (c->state == SD_CONN_LINGERING) linger(c);
+}
+
+static bool due(uint64_t *deadline, uint64_t now) {
+  if (*deadline == 0 || *deadline > now) return false;
+  *deadline = 0;
+  return true;
+}
+
+static void on_timer(sd_timer *timer) {
+  sd_conn *c = (sd_conn *)((char *)timer - offsetof(sd_conn, timer));
+  uint64_t now = sd_loop_now(c->loop);
+  if (due(&c->write_deadline, now)) {
+    if (c->state == SD_CONN_OPEN) break_off(c, SD_ETIMEOUT, SD_END_WRITE);
+    else close_now(c);
+    return;
+  }
+  if (due(&c->life_deadline, now)) {
+    break_off(c, SD_ECLOSED, SD_END_LIFETIME);
+    return;
+  }
+  bool rested = c->tired;
+  if (rested) c->spent = 0;
+  c->tired = false;
+  schedule(c);
+  if (due(&c->read_deadline, now)) c->events->on_deadline(c);
+  if (!rested || c->state == SD_CONN_CLOSED) return;
+  if (c->state == SD_CONN_LINGERING) {
+    linger(c);
+    return;
+  }
+  if (c->state == SD_CONN_OPEN) tell_drained(c);
+  if (c->state == SD_CONN_OPEN) c->events->on_readable(c);
+}
+
+int sd_conn_open(sd_conn *c, sd_loop *loop, int fd, const sd_conn_limits *limits,
+                 const sd_conn_events *events) {
+  c->source = (sd_source){.fd = fd, .on_events = on_events};
+  c->timer.fire = on_timer;
+  c->loop = loop;
+  c->limits = limits;
+  c->events = events;
+  c->idle = limits->idle;
+  c->write = limits->write;
+  c->opened = c->active = sd_loop_now(loop);
+  c->writable = true;
+  int err = sd_loop_watch(loop, &c->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP);
+  if (err) return err;
+  if (limits->lifetime) sd_conn_set_life_deadline(c, c->opened + limits->lifetime);
+  return 0;
+}

@@ -1,0 +1,144 @@
+/* One open stream, from its first byte to the close of its descriptor. Knows
+ * nothing of Lua: the floor above waits for bytes and for room, and is told.
+ *
+ *   OPEN ──close──> FLUSHING ──all sent, FIN──> LINGERING ──EOF or 1 s──> CLOSED
+ *     └───────────────────────abort, broken, out of time──────────────────────┘
+ *
+ * Reads are tried only when the kernel has said there is something. Writes are
+ * gathered and go out when the task that wrote waits, or at 64 KiB. */
+#ifndef SD_CONNECTION_H
+#define SD_CONNECTION_H
+
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/buffer.h"
+#include "loop.h"
+
+typedef enum {
+  SD_CONN_OPEN,
+  SD_CONN_FLUSHING,
+  SD_CONN_LINGERING,
+  SD_CONN_CLOSED
+} sd_conn_state;
+
+/* Why a connection ended; the first reason stays. */
+typedef enum {
+  SD_END_NONE,
+  SD_END_PEER,
+  SD_END_HANDLER,
+  SD_END_ERROR,
+  SD_END_IDLE,
+  SD_END_HANDSHAKE,
+  SD_END_WRITE,
+  SD_END_LIFETIME,
+  SD_END_MIN_RATE,
+  SD_END_LIMIT,
+  SD_END_DRAIN,
+  SD_END_CUT,
+  SD_END_PURGE,
+  SD_END_RESET,
+  SD_END_MOVED,
+  SD_END_WORKER,
+  SD_END_REASONS
+} sd_end;
+
+/* Bytes and milliseconds; 0 milliseconds is "off". */
+typedef struct sd_conn_limits {
+  size_t line, frame, read_buffer, write_high, write_low, write_max;
+  uint32_t idle, write, lifetime;
+} sd_conn_limits;
+
+typedef struct sd_conn sd_conn;
+
+typedef struct {
+  void (*on_readable)(sd_conn *conn);  /* bytes, the end or an error can be had */
+  void (*on_drained)(sd_conn *conn);   /* output is at the low mark or below */
+  void (*on_deadline)(sd_conn *conn);  /* read_deadline has passed; it is 0 again */
+  void (*on_broken)(sd_conn *conn);    /* out of time: it will be closed at once */
+  void (*on_closed)(sd_conn *conn);    /* the descriptor is gone: the last call */
+} sd_conn_events;
+
+struct sd_conn {
+  sd_source source;
+  sd_timer timer; /* one for all deadlines, moved lazily */
+  sd_loop *loop;
+  const sd_conn_events *events;
+  const sd_conn_limits *limits;
+  sd_buffer in, out;
+  sd_conn *next_dirty;
+  struct sd_pipe *pipe; /* while joined to another (pipe.h) */
+  uint64_t read_deadline, write_deadline, life_deadline; /* 0: none */
+  uint64_t opened, active;                               /* loop time */
+  uint64_t bytes_in, bytes_out, linger_limit;
+  uint64_t turn; /* when `spent` was last reset */
+  uint32_t spent;
+  uint32_t idle, write; /* milliseconds; the limits' until changed */
+  int32_t err;          /* what broke it, or 0 */
+  uint8_t state, end;
+  bool readable, hangup, eof; /* hangup: reading must go on until 0 */
+  bool writable, dirty, want_drained, want_fin, fin, tired;
+  uint32_t drain_to; /* want_drained means: down to so many bytes */
+  union {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+  } peer; /* family 0: unknown, or a unix socket */
+};
+
+/* Takes over `fd` (non-blocking). The struct is zero but for what the owner keeps
+ * behind it. 0, or -errno and the descriptor is still the caller's. */
+int sd_conn_open(sd_conn *conn, sd_loop *loop, int fd, const sd_conn_limits *limits,
+                 const sd_conn_events *events);
+
+/* Reads what is there: > 0 bytes, 0 at the end of the stream, -EAGAIN when
+ * nothing is there or this turn's share is used up, else -errno. */
+ssize_t sd_conn_receive(sd_conn *conn, char *into, size_t size);
+
+/* The same, into `in`, at most `room` bytes. */
+ssize_t sd_conn_fill(sd_conn *conn, size_t room);
+
+/* Takes bytes to be sent, all of them. 0, or what broke the connection. */
+int sd_conn_write(sd_conn *conn, const char *bytes, size_t length);
+
+/* Sends what is queued as far as the kernel takes it. */
+void sd_conn_flush(sd_conn *conn);
+
+/* Sends what was gathered on this loop since the last call. */
+void sd_conn_flush_dirty(sd_loop *loop);
+
+static inline size_t sd_conn_queued(const sd_conn *conn) {
+  return sd_buffer_length(&conn->out);
+}
+
+/* More than its share of this turn was moved: let others go first. on_readable
+ * or on_drained follow in the next turn where they are wanted. */
+bool sd_conn_tired(sd_conn *conn);
+
+/* Waits for the peer until then (loop time; 0: for ever). */
+void sd_conn_set_read_deadline(sd_conn *conn, uint64_t when);
+
+/* The whole connection ends then. */
+void sd_conn_set_life_deadline(sd_conn *conn, uint64_t when);
+
+/* FIN after what is queued; reading goes on. */
+void sd_conn_shutdown_write(sd_conn *conn);
+
+/* No more reading: what is buffered is dropped, reads answer the end. */
+void sd_conn_shutdown_read(sd_conn *conn);
+
+/* Notes why it ends, unless a reason stands already. */
+void sd_conn_note_end(sd_conn *conn, sd_end why);
+
+/* Sends the rest, FIN, a bounded lingering read, close. Harmless when closing. */
+void sd_conn_close(sd_conn *conn);
+
+/* Closes at once; with `reset` the peer gets RST. */
+void sd_conn_abort(sd_conn *conn, bool reset);
+
+const char *sd_end_name(sd_end why);
+int sd_end_named(const char *name); /* -1 for an unknown one */
+
+#endif
