@@ -1,0 +1,240 @@
+/* Child processes and signals, as tasks wait for them. libuv reaps. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/errors.h"
+#include "task.h"
+
+#define PROCESS "sockdrawer.process"
+#define SIGNALS "sockdrawer.signals"
+
+enum { MOST_ARGS = 64, MOST_FDS = 16, MOST_SIGNALS = 16 };
+
+/* ---- processes ---- */
+
+typedef struct {
+  uv_process_t uv; /* first member */
+  sd_task *waiter;
+  int64_t exit;
+  int signal;
+  bool over;
+} process;
+
+static int push_ending(lua_State *L, const process *p) {
+  lua_createtable(L, 0, 1);
+  lua_pushinteger(L, p->signal ? p->signal : (lua_Integer)p->exit);
+  lua_setfield(L, -2, p->signal ? "signal" : "exit");
+  return 1;
+}
+
+static void on_handle_closed(uv_handle_t *handle) {
+  sd_vm_unanchor(handle);
+}
+
+static void on_process_exit(uv_process_t *uv, int64_t status, int signal) {
+  process *p = (process *)uv;
+  p->over = true;
+  p->exit = status;
+  p->signal = signal;
+  if (p->waiter != NULL) {
+    sd_task *task = p->waiter;
+    p->waiter = NULL;
+    sd_task_wake(task, push_ending(task->co, p));
+  }
+  uv_close((uv_handle_t *)uv, on_handle_closed);
+}
+
+/* Strings of the list at field `key`, NULL-terminated, lent by Lua; count. */
+static int string_list(lua_State *L, int index, const char *key, const char **out, int most) {
+  int n = 0;
+  lua_getfield(L, index, key);
+  if (lua_istable(L, -1)) {
+    n = (int)lua_objlen(L, -1);
+    if (n >= most) return luaL_error(L, "%s: at most %d entries", key, most - 1);
+    for (int i = 0; i < n; i++) {
+      lua_rawgeti(L, -1, i + 1);
+      out[i] = luaL_checkstring(L, -1);
+      lua_pop(L, 1);
+    }
+  }
+  out[n] = NULL;
+  return n; /* the list stays on the stack and keeps the strings alive */
+}
+
+static int child_fds(lua_State *L, int index, uv_stdio_container_t *stdio) {
+  int count = 3;
+  for (int i = 0; i < MOST_FDS; i++) stdio[i].flags = UV_IGNORE;
+  lua_getfield(L, index, "fds");
+  luaL_checktype(L, -1, LUA_TTABLE);
+  for (int i = 0; i < MOST_FDS; i++) {
+    lua_rawgeti(L, -1, i);
+    if (!lua_isnil(L, -1)) {
+      stdio[i].flags = UV_INHERIT_FD;
+      stdio[i].data.fd = (int)lua_tointeger(L, -1);
+      if (i >= count) count = i + 1;
+    }
+    lua_pop(L, 1);
+  }
+  return count;
+}
+
+static int l_process(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  const char *args[MOST_ARGS], *env[1024], *file, *cwd;
+  uv_stdio_container_t stdio[MOST_FDS];
+  uv_process_options_t options = {.exit_cb = on_process_exit, .stdio = stdio};
+  string_list(L, 1, "args", args, MOST_ARGS);
+  int nenv = string_list(L, 1, "env", env, 1024);
+  options.stdio_count = child_fds(L, 1, stdio);
+  lua_getfield(L, 1, "file");
+  file = luaL_checkstring(L, -1);
+  lua_getfield(L, 1, "cwd");
+  cwd = lua_tostring(L, -1);
+  lua_getfield(L, 1, "detached");
+  options.flags = lua_toboolean(L, -1) ? UV_PROCESS_DETACHED : 0;
+  options.file = file;
+  options.cwd = cwd;
+  options.args = (char **)args;
+  options.env = nenv > 0 ? (char **)env : NULL;
+  process *p = lua_newuserdata(L, sizeof *p);
+  memset(p, 0, sizeof *p);
+  sd_vm_anchor(L, p, -1);
+  int err = uv_spawn(&sd_the_vm.loop.uv, &p->uv, &options);
+  if (err) {
+    uv_close((uv_handle_t *)p, on_handle_closed);
+    return sd_push_failure_text(L, err, uv_strerror(err));
+  }
+  luaL_getmetatable(L, PROCESS);
+  lua_setmetatable(L, -2);
+  return 1;
+}
+
+static void unwait_process(sd_task *task) {
+  ((process *)task->waiting_for)->waiter = NULL;
+}
+
+static int l_process_wait(lua_State *L) {
+  process *p = luaL_checkudata(L, 1, PROCESS);
+  sd_task *task = sd_task_here(L, "wait");
+  if (p->over) return push_ending(L, p);
+  if (p->waiter != NULL) return sd_push_failure(L, SD_EBUSY);
+  if (!lua_isnoneornil(L, 2))
+    sd_task_set_timeout(task, (uint64_t)(luaL_checknumber(L, 2) * 1000));
+  p->waiter = task;
+  return sd_task_wait(L, task, p, unwait_process);
+}
+
+static int l_process_kill(lua_State *L) {
+  process *p = luaL_checkudata(L, 1, PROCESS);
+  int err = p->over ? UV_ESRCH : uv_process_kill(&p->uv, (int)luaL_checkinteger(L, 2));
+  if (err) return sd_push_failure(L, err);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* proc.pid, else a method. */
+static int process_index(lua_State *L) {
+  process *p = luaL_checkudata(L, 1, PROCESS);
+  if (strcmp(luaL_checkstring(L, 2), "pid") == 0) {
+    lua_pushinteger(L, p->uv.pid);
+    return 1;
+  }
+  lua_rawget(L, lua_upvalueindex(1));
+  return 1;
+}
+
+static const luaL_Reg process_methods[] = {
+    {"wait", l_process_wait}, {"kill", l_process_kill}, {NULL, NULL}};
+
+/* ---- signals ---- */
+
+static const struct {
+  const char *name;
+  int number;
+} signal_names[] = {{"TERM", SIGTERM}, {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"HUP", SIGHUP},
+                    {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"PIPE", SIGPIPE}, {"CHLD", SIGCHLD}};
+
+enum { NAMES = sizeof signal_names / sizeof signal_names[0] };
+
+typedef struct {
+  uv_signal_t uv[MOST_SIGNALS];
+  unsigned char pending[64]; /* indexes into signal_names, oldest first */
+  unsigned npending;
+  sd_task *reader;
+} signals;
+
+static void on_signal(uv_signal_t *uv, int number) {
+  signals *s = uv->data;
+  unsigned i = 0;
+  while (signal_names[i].number != number) i++;
+  if (s->reader != NULL) {
+    sd_task *task = s->reader;
+    s->reader = NULL;
+    lua_pushstring(task->co, signal_names[i].name);
+    sd_task_wake(task, 1);
+  } else if (s->npending < sizeof s->pending) {
+    s->pending[s->npending++] = (unsigned char)i;
+  }
+}
+
+static int signal_number(lua_State *L, const char *name) {
+  for (unsigned i = 0; i < NAMES; i++)
+    if (strcmp(signal_names[i].name, name) == 0) return signal_names[i].number;
+  return luaL_error(L, "unknown signal %s", name);
+}
+
+/* Anchored for good: a process listens to its signals until it ends. */
+static int l_signals(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  int n = (int)lua_objlen(L, 1);
+  luaL_argcheck(L, n <= MOST_SIGNALS, 1, "too many signals");
+  signals *s = lua_newuserdata(L, sizeof *s);
+  memset(s, 0, sizeof *s);
+  luaL_getmetatable(L, SIGNALS);
+  lua_setmetatable(L, -2);
+  sd_vm_anchor(L, s, -1);
+  for (int i = 0; i < n; i++) {
+    lua_rawgeti(L, 1, i + 1);
+    int number = signal_number(L, luaL_checkstring(L, -1));
+    lua_pop(L, 1);
+    uv_signal_init(&sd_the_vm.loop.uv, &s->uv[i]);
+    s->uv[i].data = s;
+    uv_signal_start(&s->uv[i], on_signal, number);
+  }
+  return 1;
+}
+
+static void unwait_signals(sd_task *task) {
+  ((signals *)task->waiting_for)->reader = NULL;
+}
+
+static int l_signals_receive(lua_State *L) {
+  signals *s = luaL_checkudata(L, 1, SIGNALS);
+  sd_task *task = sd_task_here(L, "receive");
+  if (s->npending > 0) {
+    lua_pushstring(L, signal_names[s->pending[0]].name);
+    memmove(s->pending, s->pending + 1, --s->npending);
+    return 1;
+  }
+  s->reader = task;
+  return sd_task_wait(L, task, s, unwait_signals);
+}
+
+static const luaL_Reg signals_methods[] = {{"receive", l_signals_receive}, {NULL, NULL}};
+
+void sd_l_process_register(lua_State *L) {
+  static const luaL_Reg functions[] = {
+      {"process", l_process}, {"signals", l_signals}, {NULL, NULL}};
+  sd_class(L, PROCESS, process_methods, NULL);
+  luaL_getmetatable(L, PROCESS);
+  lua_getfield(L, -1, "__index");
+  lua_pushcclosure(L, process_index, 1);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+  sd_class(L, SIGNALS, signals_methods, NULL);
+  luaL_register(L, NULL, functions);
+}

@@ -1,0 +1,297 @@
+/* Coroutines with owners, and the one place that resumes them. */
+#include "task.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/errors.h"
+#include "net/connection.h"
+
+/* ---- owners ---- */
+
+void sd_own(sd_owner *owner, sd_owned *owned) {
+  owned->next = owner->first;
+  owned->link = &owner->first;
+  if (owned->next != NULL) owned->next->link = &owned->next;
+  owner->first = owned;
+}
+
+void sd_disown(sd_owned *owned) {
+  if (owned->link == NULL) return;
+  *owned->link = owned->next;
+  if (owned->next != NULL) owned->next->link = owned->link;
+  owned->link = NULL;
+}
+
+void sd_owner_cancel(sd_owner *owner) {
+  while (owner->first != NULL) {
+    sd_owned *owned = owner->first;
+    sd_disown(owned);
+    owned->kind->cancel(owned);
+  }
+}
+
+void sd_owner_interrupt(sd_owner *owner) {
+  for (sd_owned *o = owner->first; o != NULL; o = o->next)
+    if (o->kind->interrupt != NULL) o->kind->interrupt(o);
+}
+
+/* ---- coroutines ---- */
+
+/* What our own waits yield, so that a bare coroutine.yield can be told apart. */
+static char waits;
+
+lua_State *sd_task_coroutine(void) {
+  sd_vm *vm = &sd_the_vm;
+  if (vm->nspares > 0) return vm->spares[--vm->nspares];
+  lua_State *co = lua_newthread(vm->L);
+  sd_vm_anchor(vm->L, co, -1);
+  lua_pop(vm->L, 1);
+  return co;
+}
+
+/* Only one that ended well can be used again (LuaJIT has no resetthread). */
+static void give_back(lua_State *co, sd_task_end how) {
+  sd_vm *vm = &sd_the_vm;
+  if (how == SD_TASK_ENDED && vm->nspares < SD_VM_SPARES) {
+    lua_settop(co, 0);
+    vm->spares[vm->nspares++] = co;
+  } else {
+    sd_vm_unanchor(co);
+  }
+}
+
+/* ---- the ready queue ---- */
+
+static void enqueue(sd_task *task) {
+  sd_vm *vm = &sd_the_vm;
+  task->state = SD_TASK_READY;
+  task->next_ready = NULL;
+  *vm->ready_tail = task;
+  vm->ready_tail = &task->next_ready;
+  if (vm->nready++ == 0) sd_loop_stay_awake(&vm->loop);
+}
+
+static void dequeue(sd_task *task) {
+  sd_vm *vm = &sd_the_vm;
+  sd_task **link = &vm->ready;
+  while (*link != task) link = &(*link)->next_ready;
+  *link = task->next_ready;
+  if (*link == NULL) vm->ready_tail = link;
+  vm->nready--;
+}
+
+/* ---- the end ---- */
+
+static void end(sd_task *task, sd_task_end how, const char *error) {
+  sd_vm *vm = &sd_the_vm;
+  task->state = SD_TASK_DONE;
+  sd_timers_disarm(&vm->loop.timers, &task->timer);
+  sd_disown(&task->owned);
+  sd_owner_cancel(&task->children);
+  if (task->handle != NULL) {
+    *(sd_task **)task->handle = NULL;
+    sd_vm_unanchor(task->handle);
+    task->handle = NULL;
+  }
+  give_back(task->co, how);
+  task->co = NULL;
+  task->on_end(task, how, error);
+}
+
+static void fail(sd_task *task, const char *message) {
+  lua_State *L = sd_the_vm.L;
+  luaL_traceback(L, task->co, message, 0);
+  end(task, SD_TASK_FAILED, lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
+/* An error may be any value; tables with __tostring speak for themselves. */
+static void fail_with_value(sd_task *task) {
+  lua_State *co = task->co;
+  const char *message = lua_tostring(co, -1);
+  if (message == NULL && luaL_callmeta(co, -1, "__tostring")) message = lua_tostring(co, -1);
+  if (message == NULL) message = lua_pushfstring(co, "(error object is a %s value)", luaL_typename(co, -1));
+  fail(task, message);
+}
+
+void sd_task_drop(sd_task *task) {
+  switch ((sd_task_state)task->state) {
+    case SD_TASK_RUNNING: task->doomed = true; return;
+    case SD_TASK_DONE: return;
+    case SD_TASK_READY: dequeue(task); break;
+    case SD_TASK_WAITING:
+      if (task->unwait != NULL) task->unwait(task);
+      break;
+  }
+  end(task, SD_TASK_DROPPED, NULL);
+}
+
+/* ---- running ---- */
+
+static void enter_lua(const sd_task *task) {
+  sd_the_vm.current = (sd_task *)task;
+  if (sd_the_vm.scoreboard != NULL)
+    sd_scoreboard_slot_enter(sd_the_vm.scoreboard, task->pool, task->generation, task->serial);
+}
+
+static void leave_lua(void) {
+  sd_the_vm.current = NULL;
+  if (sd_the_vm.scoreboard != NULL) sd_scoreboard_slot_leave(sd_the_vm.scoreboard);
+}
+
+static void settle_yield(sd_task *task) {
+  lua_State *co = task->co;
+  if (lua_gettop(co) < 1 || lua_touserdata(co, -1) != &waits || task->state != SD_TASK_WAITING) {
+    lua_settop(co, 0);
+    task->state = SD_TASK_RUNNING;
+    fail(task, "coroutine.yield outside a coroutine of your own: nobody would resume it");
+    return;
+  }
+  lua_pop(co, 1);
+  if (task->doomed) sd_task_drop(task);
+}
+
+static void settle_end(sd_task *task, int status) {
+  /* A foreign resumer may have swallowed a wait of ours. */
+  if (task->unwait != NULL) task->unwait(task);
+  if (status == 0) end(task, SD_TASK_ENDED, NULL);
+  else fail_with_value(task);
+}
+
+static void run(sd_task *task, int nargs) {
+  assert(sd_the_vm.current == NULL);
+  task->state = SD_TASK_RUNNING;
+  task->unwait = NULL;
+  enter_lua(task);
+  int status = lua_resume(task->co, nargs);
+  leave_lua();
+  if (status == LUA_YIELD) settle_yield(task);
+  else settle_end(task, status);
+  if (sd_the_vm.loop.dirty != NULL) sd_conn_flush_dirty(&sd_the_vm.loop);
+}
+
+bool sd_task_run_ready(void *unused) {
+  (void)unused;
+  sd_vm *vm = &sd_the_vm;
+  for (unsigned n = vm->nready; n > 0 && vm->ready != NULL; n--) {
+    sd_task *task = vm->ready;
+    dequeue(task);
+    run(task, task->pending);
+  }
+  return vm->ready != NULL;
+}
+
+static void finish_wait(sd_task *task) {
+  task->sleeping = false;
+  task->unwait = NULL;
+  task->waiting_for = NULL;
+  sd_timers_disarm(&sd_the_vm.loop.timers, &task->timer);
+}
+
+void sd_task_wake(sd_task *task, int n) {
+  assert(task->state == SD_TASK_WAITING);
+  finish_wait(task);
+  task->pending = (uint16_t)n;
+  enqueue(task);
+}
+
+void sd_task_continue(sd_task *task, int n) {
+  if (sd_the_vm.current != NULL) {
+    sd_task_wake(task, n);
+    return;
+  }
+  assert(task->state == SD_TASK_WAITING);
+  finish_wait(task);
+  run(task, n);
+}
+
+/* ---- starting and waiting ---- */
+
+static void cancel_owned(sd_owned *owned) {
+  sd_task_drop((sd_task *)owned);
+}
+
+static void interrupt_owned(sd_owned *owned) {
+  sd_task *task = (sd_task *)owned;
+  if (task->sleeping && task->state == SD_TASK_WAITING)
+    sd_task_wake(task, sd_push_failure(task->co, SD_ESHUTDOWN));
+  sd_owner_interrupt(&task->children);
+}
+
+static const sd_owned_kind task_kind = {.cancel = cancel_owned, .interrupt = interrupt_owned};
+
+static void on_timeout(sd_timer *timer) {
+  sd_task *task = (sd_task *)((char *)timer - offsetof(sd_task, timer));
+  if (task->unwait != NULL) task->unwait(task);
+  if (task->sleeping) {
+    lua_pushboolean(task->co, 1);
+    sd_task_continue(task, 1);
+  } else {
+    sd_task_continue(task, sd_push_failure(task->co, SD_ETIMEOUT));
+  }
+}
+
+void sd_task_start(sd_task *task, lua_State *co, int nargs, sd_owner *owner) {
+  task->co = co;
+  task->serial = ++sd_the_vm.serial;
+  task->owned.kind = &task_kind;
+  task->timer.fire = on_timeout;
+  task->pending = (uint16_t)nargs;
+  if (owner != NULL) sd_own(owner, &task->owned);
+  enqueue(task);
+}
+
+static void on_spawned_end(sd_task *task, sd_task_end how, const char *error) {
+  if (how == SD_TASK_FAILED) sd_task_report(task->serial, error, NULL);
+  free(task);
+}
+
+sd_task *sd_task_spawn(lua_State *co, int nargs, sd_owner *owner) {
+  sd_task *task = calloc(1, sizeof *task);
+  if (task == NULL) abort(); /* no task, no answer to anything: let the worker be replaced */
+  task->pool = SD_SCOREBOARD_NO_POOL;
+  task->on_end = on_spawned_end;
+  if (sd_the_vm.current != NULL) {
+    task->pool = sd_the_vm.current->pool;
+    task->generation = sd_the_vm.current->generation;
+    task->limits = sd_the_vm.current->limits;
+  }
+  sd_task_start(task, co, nargs, owner);
+  return task;
+}
+
+sd_task *sd_task_here(lua_State *L, const char *what) {
+  if (sd_the_vm.loading) luaL_error(L, "%s: cannot wait while a module loads", what);
+  sd_task *task = sd_the_vm.current;
+  if (task == NULL) luaL_error(L, "%s: only a task can wait; start one with sd.spawn", what);
+  if (task->state != SD_TASK_RUNNING)
+    luaL_error(L, "%s: cannot wait in a coroutine that another library resumes", what);
+  return task;
+}
+
+int sd_task_wait(lua_State *L, sd_task *task, void *waiting_for, void (*unwait)(sd_task *)) {
+  task->state = SD_TASK_WAITING;
+  task->waiting_for = waiting_for;
+  task->unwait = unwait;
+  lua_settop(L, 0);
+  lua_pushlightuserdata(L, &waits);
+  return lua_yield(L, 1);
+}
+
+void sd_task_set_timeout(sd_task *task, uint64_t ms) {
+  sd_loop *loop = &sd_the_vm.loop;
+  uv_update_time(&loop->uv);
+  sd_loop_arm(loop, &task->timer, sd_loop_now(loop) + ms);
+}
+
+void sd_task_report(uint64_t serial, const char *error, const void *conn) {
+  sd_vm *vm = &sd_the_vm;
+  if (vm->on_task_error == LUA_NOREF) return;
+  lua_State *co = sd_task_coroutine();
+  lua_rawgeti(co, LUA_REGISTRYINDEX, vm->on_task_error);
+  lua_pushfstring(co, "%s%d", vm->id_prefix, (int)serial);
+  lua_pushstring(co, error);
+  if (conn != NULL) sd_vm_push_anchored(co, conn);
+  sd_task_spawn(co, conn != NULL ? 3 : 2, NULL);
+}

@@ -1,0 +1,105 @@
+/* A task is a coroutine with an owner. lua_resume is called in task.c only, and
+ * only from the loop: C functions that Lua called put tasks into the ready
+ * queue (Debian's LuaJIT crashes when such a function resumes and then raises).
+ *
+ * A C function waits by `return sd_task_wait(…)`; whoever wakes the task pushes
+ * what that function returns onto task->co first. */
+#ifndef SD_TASK_H
+#define SD_TASK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vm.h"
+
+/* What ends with its owner. */
+typedef struct sd_owned sd_owned;
+
+typedef struct {
+  void (*cancel)(sd_owned *owned);    /* ends it; it disowns itself */
+  void (*interrupt)(sd_owned *owned); /* the owner is draining; may be NULL */
+} sd_owned_kind;
+
+struct sd_owned {
+  const sd_owned_kind *kind;
+  sd_owned *next, **link; /* link NULL: nobody's */
+};
+
+typedef struct {
+  sd_owned *first;
+} sd_owner;
+
+void sd_own(sd_owner *owner, sd_owned *owned);
+void sd_disown(sd_owned *owned);
+void sd_owner_cancel(sd_owner *owner);
+void sd_owner_interrupt(sd_owner *owner);
+
+typedef enum {
+  SD_TASK_READY,
+  SD_TASK_RUNNING,
+  SD_TASK_WAITING,
+  SD_TASK_DONE
+} sd_task_state;
+
+typedef enum { SD_TASK_ENDED, SD_TASK_FAILED, SD_TASK_DROPPED } sd_task_end;
+
+struct sd_task {
+  sd_owned owned; /* first member: its place with its owner */
+  sd_owner children;
+  lua_State *co;
+  sd_task *next_ready;
+  void (*unwait)(sd_task *task); /* takes it off what it waits for */
+  void *waiting_for;
+  /* Called once, last; `error` is message and traceback of a failed one. */
+  void (*on_end)(sd_task *task, sd_task_end how, const char *error);
+  sd_timer timer;
+  struct sd_task_handle *handle;
+  uint64_t serial;
+  uint64_t generation; /* of the connection it serves, for the heartbeat */
+  const struct sd_conn_limits *limits; /* of its pool; NULL: none */
+  uint32_t pool;       /* SD_SCOREBOARD_NO_POOL: none */
+  uint16_t pending;    /* values on co for the resume to come */
+  uint8_t state;
+  bool doomed;         /* to be dropped at its next wait */
+  bool sleeping;       /* waits in a sleep, which draining interrupts */
+};
+
+/* A coroutine, spare or new, anchored. Put function and arguments on it. */
+lua_State *sd_task_coroutine(void);
+
+/* Makes it a task that will run in this turn or the next. */
+void sd_task_start(sd_task *task, lua_State *co, int nargs, sd_owner *owner);
+
+/* A task that frees itself, without owner: function and arguments are on co. */
+sd_task *sd_task_spawn(lua_State *co, int nargs, sd_owner *owner);
+
+/* The running task; raises, naming `what`, where nothing may wait. */
+sd_task *sd_task_here(lua_State *L, const char *what);
+
+/* Waits: `return sd_task_wait(…)`. */
+int sd_task_wait(lua_State *L, sd_task *task, void *waiting_for, void (*unwait)(sd_task *));
+
+/* Ends the wait; `n` values are on task->co. It runs when the loop comes to it. */
+void sd_task_wake(sd_task *task, int n);
+
+/* The same, at once where that is allowed: from an event of the loop. */
+void sd_task_continue(sd_task *task, int n);
+
+/* Ends it where it stands: at once, or at its next wait when it is running. */
+void sd_task_drop(sd_task *task);
+
+/* Runs what was ready when it was called. True: there is more. */
+bool sd_task_run_ready(void *unused);
+
+/* Seconds until a wait with a timer is given up; pushes nil, "timeout". */
+void sd_task_set_timeout(sd_task *task, uint64_t ms);
+
+/* Pushes the handle of a task: how Lua names it. */
+void sd_task_push_handle(lua_State *L, sd_task *task);
+
+/* Tells Lua's on_task_error of a failure. `conn` is an anchor key, or NULL. */
+void sd_task_report(uint64_t serial, const char *error, const void *conn);
+
+void sd_task_register(lua_State *L); /* l_task.c: core.spawn, core.park, … */
+
+#endif

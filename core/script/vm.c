@@ -1,0 +1,102 @@
+/* The process' Lua state and what C keeps in it. */
+#include "vm.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "task.h"
+
+sd_vm sd_the_vm;
+
+int sd_vm_open(lua_State *L) {
+  sd_vm *vm = &sd_the_vm;
+  if (vm->L != NULL) return 0;
+  int err = sd_loop_init(&vm->loop);
+  if (err) return err;
+  vm->L = L;
+  vm->ready_tail = &vm->ready;
+  vm->loop.on_turn = sd_task_run_ready;
+  vm->on_task_error = LUA_NOREF;
+  snprintf(vm->id_prefix, sizeof vm->id_prefix, "0.%x.", (unsigned)getpid());
+  lua_newtable(L);
+  vm->anchors = luaL_ref(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+void sd_vm_anchor(lua_State *L, const void *key, int index) {
+  lua_pushvalue(L, index);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, sd_the_vm.anchors);
+  lua_pushlightuserdata(L, (void *)key);
+  lua_pushvalue(L, -3);
+  lua_rawset(L, -3);
+  lua_pop(L, 2);
+}
+
+void sd_vm_push_anchored(lua_State *L, const void *key) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, sd_the_vm.anchors);
+  lua_pushlightuserdata(L, (void *)key);
+  lua_rawget(L, -2);
+  lua_remove(L, -2);
+}
+
+void sd_vm_unanchor(const void *key) {
+  lua_State *L = sd_the_vm.L;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, sd_the_vm.anchors);
+  lua_pushlightuserdata(L, (void *)key);
+  lua_pushnil(L);
+  lua_rawset(L, -3);
+  lua_pop(L, 1);
+}
+
+sd_ref sd_vm_keep(lua_State *L, int index, sd_ref old) {
+  luaL_unref(L, LUA_REGISTRYINDEX, old);
+  if (lua_isnoneornil(L, index)) return LUA_NOREF;
+  lua_pushvalue(L, index);
+  return luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+int sd_push_failure(lua_State *L, int err) {
+  lua_pushnil(L);
+  lua_pushstring(L, sd_error_word(err));
+  return 2;
+}
+
+int sd_push_failure_text(lua_State *L, int err, const char *text) {
+  sd_push_failure(L, err);
+  lua_pushstring(L, text);
+  return 3;
+}
+
+int64_t sd_opt_ms(lua_State *L, int index, const char *key) {
+  lua_getfield(L, index, key);
+  int type = lua_type(L, -1);
+  int64_t ms = -1;
+  if (type == LUA_TNUMBER) {
+    double seconds = lua_tonumber(L, -1);
+    ms = !(seconds < 4e6) ? 0 : seconds <= 0 ? 1 : (int64_t)(seconds * 1000 + 0.999);
+  } else if (type == LUA_TBOOLEAN && !lua_toboolean(L, -1)) {
+    ms = 0;
+  } else if (type != LUA_TNIL) {
+    luaL_error(L, "%s: seconds or false expected, got %s", key, lua_typename(L, type));
+  }
+  lua_pop(L, 1);
+  return ms;
+}
+
+void sd_class(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc) {
+  luaL_newmetatable(L, name);
+  lua_newtable(L);
+  for (; methods->name != NULL; methods++) {
+    lua_pushcfunction(L, methods->func);
+    lua_setfield(L, -2, methods->name);
+  }
+  lua_setfield(L, -2, "__index");
+  lua_pushstring(L, name);
+  lua_setfield(L, -2, "__metatable");
+  if (gc != NULL) {
+    lua_pushcfunction(L, gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_pop(L, 1);
+}
