@@ -1,0 +1,491 @@
+/* The life of a connection in Lua, and its small methods. */
+#include "l_connection.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "l_socket.h"
+#include "net/address.h"
+#include "net/sockopt.h"
+
+#define CONN "sockdrawer.connection"
+
+static const void *conn_class; /* the metatable: compared instead of looked up */
+
+l_conn *sd_l_conn_check(lua_State *L, int index) {
+  void *p = lua_touserdata(L, index);
+  if (p != NULL && lua_getmetatable(L, index)) {
+    bool same = lua_topointer(L, -1) == conn_class;
+    lua_pop(L, 1);
+    if (same) return p;
+  }
+  luaL_typerror(L, index, "connection");
+  return NULL;
+}
+
+/* ---- the end ---- */
+
+/* Both the descriptor and the handler are over: Lua may collect it. */
+static void check_gone(l_conn *c) {
+  if (c->gone || !c->handler_over || c->conn.state != SD_CONN_CLOSED) return;
+  c->gone = true;
+  sd_disown(&c->owned);
+  if (c->pool != NULL) sd_l_pool_conn_gone(c);
+  sd_vm_unanchor(c);
+}
+
+/* How it ended, from what the handler saw last. */
+static sd_end judge(const l_conn *c) {
+  if (c->conn.eof) return SD_END_PEER;
+  if (c->stopped == SD_ETIMEOUT && c->idle_out) return SD_END_IDLE;
+  if (c->stopped == SD_ELIMIT) return SD_END_LIMIT;
+  return c->told ? SD_END_DRAIN : SD_END_HANDLER;
+}
+
+/* Each function in a task of its own: one that raises keeps no other from running. */
+static void run_on_close(l_conn *c) {
+  if (!c->has_on_close) return;
+  c->has_on_close = false;
+  lua_State *L = sd_the_vm.L;
+  sd_vm_push_anchored(L, c);
+  lua_getfenv(L, -1);
+  lua_getfield(L, -1, "on_close");
+  int n = (int)lua_objlen(L, -1);
+  for (int i = 1; i <= n; i++) {
+    lua_State *co = sd_task_coroutine();
+    lua_rawgeti(L, -1, i);
+    lua_xmove(L, co, 1);
+    lua_pushstring(co, sd_end_name((sd_end)c->conn.end));
+    sd_task_spawn(co, 1, NULL);
+  }
+  lua_pop(L, 3);
+}
+
+static void fail_waiters(l_conn *c, int read_err, int write_err) {
+  sd_l_read_fail(c, read_err);
+  sd_l_write_fail_all(c, write_err);
+}
+
+static void on_broken(sd_conn *conn) {
+  l_conn *c = (l_conn *)conn;
+  fail_waiters(c, SD_ECLOSED, conn->err);
+  run_on_close(c);
+}
+
+static void on_closed(sd_conn *conn) {
+  l_conn *c = (l_conn *)conn;
+  fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
+  if (c->pool != NULL) sd_l_pool_conn_closed(c);
+  check_gone(c);
+}
+
+static const sd_conn_events events = {
+    .on_readable = sd_l_read_on_readable,
+    .on_drained = sd_l_write_on_drained,
+    .on_deadline = sd_l_read_on_deadline,
+    .on_broken = on_broken,
+    .on_closed = on_closed,
+};
+
+static void finish(l_conn *c, sd_end why) {
+  sd_conn_note_end(&c->conn, why);
+  run_on_close(c);
+  sd_conn_close(&c->conn);
+}
+
+static void on_handler_end(sd_task *task, sd_task_end how, const char *error) {
+  l_conn *c = (l_conn *)((char *)task - offsetof(l_conn, task));
+  c->handler_over = true;
+  if (how == SD_TASK_FAILED) sd_task_report(task->serial, error, c);
+  sd_conn_note_end(&c->conn, how == SD_TASK_FAILED ? SD_END_ERROR : judge(c));
+  if (c->pool != NULL) sd_l_pool_conn_over(c, how, error);
+  fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
+  run_on_close(c);
+  if (c->conn.state == SD_CONN_OPEN) sd_conn_close(&c->conn);
+  check_gone(c);
+}
+
+void sd_l_conn_serve(l_conn *c, lua_State *co, int nargs) {
+  c->handler_over = false;
+  c->task.on_end = on_handler_end;
+  sd_task_start(&c->task, co, nargs, NULL);
+  c->serial = c->task.serial;
+}
+
+void sd_l_conn_drain(l_conn *c) {
+  if (c->draining || c->conn.state != SD_CONN_OPEN) return;
+  c->draining = true;
+  sd_l_read_interrupt(c);
+  sd_owner_interrupt(&c->task.children);
+  if (c->task.owned.kind != NULL && !c->handler_over) c->task.owned.kind->interrupt(&c->task.owned);
+}
+
+void sd_l_conn_cut(l_conn *c, sd_end why, bool reset) {
+  sd_conn_note_end(&c->conn, why);
+  fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
+  run_on_close(c);
+  sd_conn_abort(&c->conn, reset);
+  if (c->handler_over || c->task.state == SD_TASK_DONE) return;
+  /* Who waited on the connection has been told, and gets to its next wait; who
+   * waits for anything else would never look. */
+  if (c->task.state == SD_TASK_WAITING) sd_task_drop(&c->task);
+  else c->task.doomed = true;
+}
+
+/* ---- making ---- */
+
+/* Outbound: ends with the task that opened it. */
+static void cancel_owned(sd_owned *owned) {
+  l_conn *c = (l_conn *)((char *)owned - offsetof(l_conn, owned));
+  finish(c, SD_END_HANDLER);
+}
+
+static const sd_owned_kind outbound = {.cancel = cancel_owned};
+
+l_conn *sd_l_conn_new(lua_State *L, int fd, const sd_conn_limits *limits,
+                      const struct sockaddr *peer, int *err) {
+  l_conn *c = lua_newuserdata(L, sizeof *c);
+  memset(c, 0, sizeof *c);
+  c->task.pool = SD_SCOREBOARD_NO_POOL;
+  c->task.state = SD_TASK_DONE;
+  c->handler_over = true;
+  c->owned.kind = &outbound;
+  if (peer != NULL && peer->sa_family == AF_INET) memcpy(&c->conn.peer.v4, peer, sizeof c->conn.peer.v4);
+  if (peer != NULL && peer->sa_family == AF_INET6) memcpy(&c->conn.peer.v6, peer, sizeof c->conn.peer.v6);
+  *err = sd_conn_open(&c->conn, &sd_the_vm.loop, fd, limits, &events);
+  if (*err) {
+    lua_pop(L, 1);
+    return NULL;
+  }
+  c->serial = ++sd_the_vm.serial;
+  luaL_getmetatable(L, CONN);
+  lua_setmetatable(L, -2);
+  sd_vm_anchor(L, c, -1);
+  return c;
+}
+
+/* ---- who and where ---- */
+
+void sd_l_conn_push_id(lua_State *L, const l_conn *c) {
+  lua_pushfstring(L, "%s%d", sd_the_vm.id_prefix, (int)c->serial);
+}
+
+static const struct sockaddr *peer_of(const l_conn *c, struct sockaddr_storage *room, socklen_t *len) {
+  *len = sizeof *room;
+  if (c->conn.peer.any.sa_family != 0) {
+    *len = c->conn.peer.any.sa_family == AF_INET ? sizeof c->conn.peer.v4 : sizeof c->conn.peer.v6;
+    return &c->conn.peer.any;
+  }
+  if (c->conn.source.fd < 0 || getpeername(c->conn.source.fd, (struct sockaddr *)room, len) < 0)
+    return NULL;
+  return (struct sockaddr *)room;
+}
+
+static const struct sockaddr *local_of(const l_conn *c, struct sockaddr_storage *room, socklen_t *len) {
+  *len = sizeof *room;
+  if (c->conn.source.fd < 0 || getsockname(c->conn.source.fd, (struct sockaddr *)room, len) < 0)
+    return NULL;
+  return (struct sockaddr *)room;
+}
+
+static void push_text(lua_State *L, const struct sockaddr *sa, socklen_t len) {
+  char text[SD_SOCKADDR_TEXT];
+  lua_pushstring(L, sa != NULL ? sd_sockaddr_text(sa, len, text, sizeof text) : "");
+}
+
+void sd_l_conn_push_peer(lua_State *L, const l_conn *c) {
+  struct sockaddr_storage room;
+  socklen_t len;
+  const struct sockaddr *sa = peer_of(c, &room, &len);
+  push_text(L, sa, len);
+}
+
+void sd_l_conn_push_local(lua_State *L, const l_conn *c) {
+  struct sockaddr_storage room;
+  socklen_t len;
+  const struct sockaddr *sa = local_of(c, &room, &len);
+  push_text(L, sa, len);
+}
+
+/* ip, port; a unix path; nil, "closed". */
+static int push_host_port(lua_State *L, const struct sockaddr *sa, socklen_t len) {
+  char text[SD_SOCKADDR_TEXT];
+  if (sa == NULL) return sd_push_failure(L, SD_ECLOSED);
+  lua_pushstring(L, sd_sockaddr_host(sa, len, text, sizeof text));
+  if (sa->sa_family == AF_UNIX) return 1;
+  lua_pushinteger(L, sd_sockaddr_port(sa));
+  return 2;
+}
+
+static int l_peer(lua_State *L) {
+  struct sockaddr_storage room;
+  socklen_t len;
+  const struct sockaddr *sa = peer_of(sd_l_conn_check(L, 1), &room, &len);
+  return push_host_port(L, sa, len);
+}
+
+static int l_local_addr(lua_State *L) {
+  struct sockaddr_storage room;
+  socklen_t len;
+  const struct sockaddr *sa = local_of(sd_l_conn_check(L, 1), &room, &len);
+  return push_host_port(L, sa, len);
+}
+
+/* conn.id, .pool, .generation, .loop: else a method. */
+static int l_index(lua_State *L) {
+  lua_pushvalue(L, 2);
+  lua_rawget(L, lua_upvalueindex(1));
+  if (!lua_isnil(L, -1)) return 1;
+  const l_conn *c = lua_touserdata(L, 1);
+  const char *key = lua_tostring(L, 2);
+  if (key == NULL) return 1;
+  if (strcmp(key, "id") == 0) sd_l_conn_push_id(L, c);
+  else if (strcmp(key, "pool") == 0 || strcmp(key, "generation") == 0 || strcmp(key, "loop") == 0)
+    sd_l_pool_push_field(L, c, key[0]);
+  return 1;
+}
+
+/* ---- ending it ---- */
+
+static int l_close(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  bool reset = false;
+  if (lua_istable(L, 2)) {
+    lua_getfield(L, 2, "reset");
+    reset = lua_toboolean(L, -1);
+  }
+  lua_pushboolean(L, 1);
+  if (c->conn.state != SD_CONN_OPEN) return 1;
+  sd_conn_note_end(&c->conn, c->conn.eof ? SD_END_PEER : SD_END_HANDLER);
+  fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
+  run_on_close(c);
+  sd_sockopt_before_close(c->conn.source.fd);
+  if (reset) sd_conn_abort(&c->conn, true);
+  else sd_conn_close(&c->conn);
+  return 1;
+}
+
+static int l_shutdown(lua_State *L) {
+  static const char *const ways[] = {"write", "read", "both", NULL};
+  l_conn *c = sd_l_conn_check(L, 1);
+  int way = luaL_checkoption(L, 2, "write", ways);
+  if (c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  if (c->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
+  if (way != 0) {
+    sd_conn_shutdown_read(&c->conn);
+    sd_l_read_fail(c, SD_ECLOSED);
+  }
+  if (way != 1) sd_conn_shutdown_write(&c->conn);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static void push_extra(lua_State *L, l_conn *c) {
+  if (!c->has_extra) {
+    lua_newtable(L);
+    lua_setfenv(L, 1);
+    c->has_extra = true;
+  }
+  lua_getfenv(L, 1);
+}
+
+static int l_extra(lua_State *L) {
+  push_extra(L, sd_l_conn_check(L, 1));
+  return 1;
+}
+
+/* on_close(fn): fn(reason), in a task of its own. */
+static int l_on_close(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  if (c->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
+  push_extra(L, c);
+  lua_getfield(L, -1, "on_close");
+  if (lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, "on_close");
+  }
+  lua_pushvalue(L, 2);
+  lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
+  c->has_on_close = true;
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int l_reason(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  bool lives = c->conn.state == SD_CONN_OPEN && !c->handler_over;
+  if (c->conn.end == SD_END_NONE || lives) lua_pushnil(L);
+  else lua_pushstring(L, sd_end_name((sd_end)c->conn.end));
+  return 1;
+}
+
+/* ---- settings ---- */
+
+static void set_idle(l_conn *c, int64_t ms) {
+  c->conn.idle = (uint32_t)ms;
+}
+
+static void set_write(l_conn *c, int64_t ms) {
+  c->conn.write = (uint32_t)ms;
+}
+
+static void set_lifetime(l_conn *c, int64_t ms) {
+  sd_conn_set_life_deadline(&c->conn, ms ? c->conn.opened + (uint64_t)ms : 0);
+}
+
+/* timeouts{ idle=, write=, lifetime= }: seconds, false is off; from now on. */
+static int l_timeouts(lua_State *L) {
+  static const struct {
+    const char *key;
+    void (*set)(l_conn *c, int64_t ms);
+  } rows[] = {{"idle", set_idle}, {"write", set_write}, {"lifetime", set_lifetime}};
+  l_conn *c = sd_l_conn_check(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+    const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
+    if (strcmp(key, "idle") && strcmp(key, "write") && strcmp(key, "lifetime"))
+      return luaL_error(L, "timeouts: unknown key '%s': idle, write, lifetime", key);
+  }
+  if (c->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    int64_t ms = sd_opt_ms(L, 2, rows[i].key);
+    if (ms >= 0) rows[i].set(c, ms);
+  }
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int l_deadline(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  if (lua_isboolean(L, 2) && !lua_toboolean(L, 2)) {
+    c->deadline = 0;
+  } else {
+    double seconds = luaL_checknumber(L, 2);
+    uint64_t ms = seconds > 0 ? (uint64_t)((seconds < 4e6 ? seconds : 4e6) * 1000 + 0.999) : 0;
+    c->deadline = sd_loop_now(c->conn.loop) + ms;
+  }
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int l_setopt(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  if (c->conn.state == SD_CONN_CLOSED) return sd_push_failure(L, SD_ECLOSED);
+  return sd_l_setopt(L, c->conn.source.fd, 2);
+}
+
+static int l_getopt(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  if (c->conn.state == SD_CONN_CLOSED) return sd_push_failure(L, SD_ECLOSED);
+  return sd_l_getopt(L, c->conn.source.fd, 2);
+}
+
+static void number_field(lua_State *L, const char *key, double value) {
+  lua_pushnumber(L, value);
+  lua_setfield(L, -2, key);
+}
+
+static double seconds_since(const l_conn *c, uint64_t then) {
+  return (double)(sd_loop_now(c->conn.loop) - then) / 1000;
+}
+
+static int l_age(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  lua_pushnumber(L, seconds_since(c, c->conn.opened));
+  return 1;
+}
+
+static int l_stats(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  lua_createtable(L, 0, 5);
+  number_field(L, "bytes_in", (double)c->conn.bytes_in);
+  number_field(L, "bytes_out", (double)c->conn.bytes_out);
+  number_field(L, "queued", (double)sd_conn_queued(&c->conn));
+  number_field(L, "age", seconds_since(c, c->conn.opened));
+  number_field(L, "idle", seconds_since(c, c->conn.active));
+  return 1;
+}
+
+/* ---- for the worker ---- */
+
+static int l_fd(lua_State *L) {
+  lua_pushinteger(L, sd_l_conn_check(L, 1)->conn.source.fd);
+  return 1;
+}
+
+static int l_drain(lua_State *L) {
+  sd_l_conn_drain(sd_l_conn_check(L, 1));
+  return 0;
+}
+
+/* _cut(reason [, reset]) */
+static int l_cut(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  int why = sd_end_named(luaL_checkstring(L, 2));
+  luaL_argcheck(L, why > 0, 2, "unknown end reason");
+  bool lives = c->conn.state != SD_CONN_CLOSED;
+  if (lives) sd_l_conn_cut(c, (sd_end)why, lua_toboolean(L, 3));
+  lua_pushboolean(L, lives);
+  return 1;
+}
+
+/* _note(reason): what the end will be called unless something named it before. */
+static int l_note(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  int why = sd_end_named(luaL_checkstring(L, 2));
+  luaL_argcheck(L, why > 0, 2, "unknown end reason");
+  sd_conn_note_end(&c->conn, (sd_end)why);
+  return 0;
+}
+
+/* _ending(): what reason() would say if it ended now. */
+static int l_ending(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  sd_end why = c->conn.end != SD_END_NONE ? (sd_end)c->conn.end : judge(c);
+  lua_pushstring(L, sd_end_name(why));
+  return 1;
+}
+
+static int conn_gc(lua_State *L) {
+  l_conn *c = lua_touserdata(L, 1);
+  if (c->conn.state != SD_CONN_CLOSED && c->conn.source.fd >= 0) close(c->conn.source.fd);
+  c->conn.source.fd = -1;
+  sd_buffer_free(&c->conn.in);
+  sd_buffer_free(&c->conn.out);
+  return 0;
+}
+
+static const luaL_Reg methods[] = {
+    {"peer", l_peer},         {"wire_peer", l_peer}, {"local_addr", l_local_addr},
+    {"close", l_close},       {"shutdown", l_shutdown}, {"on_close", l_on_close},
+    {"reason", l_reason},     {"timeouts", l_timeouts}, {"deadline", l_deadline},
+    {"setopt", l_setopt},     {"getopt", l_getopt},     {"age", l_age},
+    {"stats", l_stats},       {"_extra", l_extra},      {"_fd", l_fd},
+    {"_drain", l_drain},      {"_cut", l_cut},          {"_note", l_note},
+    {"_ending", l_ending},    {NULL, NULL},
+};
+
+void sd_l_connection_register(lua_State *L) {
+  sd_l_lent_register(L);
+  sd_class(L, CONN, methods, conn_gc);
+  luaL_getmetatable(L, CONN);
+  conn_class = lua_topointer(L, -1);
+  lua_getfield(L, -1, "__index");
+  sd_l_read_register(L);
+  sd_l_write_register(L);
+  sd_l_pipe_register(L);
+  /* Lua may add methods of its own to this table. */
+  lua_pushvalue(L, -1);
+  lua_setfield(L, LUA_REGISTRYINDEX, "sockdrawer.connection.methods");
+  lua_pushcclosure(L, l_index, 1);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+  lua_getfield(L, LUA_REGISTRYINDEX, "sockdrawer.connection.methods");
+  lua_setfield(L, -2, "connection_methods");
+}

@@ -1,0 +1,645 @@
+/* A listening pool inside a worker: acceptors on its listen sockets, generations
+ * of its handler, and the connections they serve.
+ *
+ * An acceptor takes a connection only after three looks: is the generation that
+ * the scoreboard calls current prepared here; is there a place (reserved before
+ * accept, so the limit is exact over all workers); has this turn's share been
+ * taken. A socket whose queue could not be emptied stays `ready`, and is looked
+ * at again when the bell rings, a generation arrives, or in the next turn. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "l_connection.h"
+#include "l_scoreboard.h"
+
+#define POOL "sockdrawer.pool"
+
+enum { ACCEPTS_A_TURN = 64, BACK_OFF = 100, SAY_AGAIN = 1000, BEAT = 500 };
+
+struct l_generation {
+  l_generation *next;
+  uint64_t number;
+  uint64_t connections;
+  sd_ref fn, args, finish;
+  bool always, forgotten;
+};
+
+typedef struct l_listener l_listener;
+struct l_listener {
+  sd_source source; /* first member */
+  sd_deferred again;
+  l_pool *pool;
+  l_listener *next;
+  int id;
+  bool ready;      /* its queue may hold something */
+  bool leaving;    /* empties its queue, then closes */
+  sd_task *leaver; /* waits for that */
+};
+
+struct l_pool {
+  l_pool *next;
+  uint32_t index;
+  int loop;
+  bool paused, close_when_full;
+  char name[SD_SCOREBOARD_NAME_MAX];
+  sd_conn_limits limits;
+  l_generation *generations, *current;
+  l_listener *listeners;
+  l_conn *connections;
+  uint64_t count;
+  sd_timer back_off;
+  uint64_t said; /* when the last accept error was told */
+  sd_ref on_drained, on_event, on_ended;
+};
+
+static l_pool *pools;
+static l_pool *retired; /* kept for the next: a detached task may look at its limits */
+static sd_source bell;
+static sd_timer beat;
+static uint64_t beat_due;
+
+static l_pool *check_pool(lua_State *L) {
+  return *(l_pool **)luaL_checkudata(L, 1, POOL);
+}
+
+/* ---- generations ---- */
+
+static l_generation *find_generation(const l_pool *pool, uint64_t number) {
+  l_generation *g = pool->generations;
+  while (g != NULL && g->number != number) g = g->next;
+  return g;
+}
+
+/* The one the scoreboard calls current, or NULL while it is not prepared here. */
+static l_generation *current_generation(l_pool *pool) {
+  uint64_t number = sd_scoreboard_generation(sd_the_vm.scoreboard, pool->index);
+  if (pool->current == NULL || pool->current->number != number)
+    pool->current = find_generation(pool, number);
+  return pool->current;
+}
+
+static void free_generation(l_pool *pool, l_generation *g) {
+  l_generation **link = &pool->generations;
+  while (*link != g) link = &(*link)->next;
+  *link = g->next;
+  if (pool->current == g) pool->current = NULL;
+  luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->fn);
+  luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->args);
+  luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->finish);
+  free(g);
+}
+
+static void tell(sd_ref fn, const char *word, double number) {
+  if (fn == LUA_NOREF) return;
+  lua_State *co = sd_task_coroutine();
+  lua_rawgeti(co, LUA_REGISTRYINDEX, fn);
+  lua_pushstring(co, word);
+  lua_pushnumber(co, number);
+  sd_task_spawn(co, 2, NULL);
+}
+
+static void tell_drained(l_pool *pool, const l_generation *g) {
+  if (pool->on_drained == LUA_NOREF) return;
+  lua_State *co = sd_task_coroutine();
+  lua_rawgeti(co, LUA_REGISTRYINDEX, pool->on_drained);
+  lua_pushnumber(co, (lua_Number)g->number);
+  sd_task_spawn(co, 1, NULL);
+}
+
+/* ---- connections ---- */
+
+static void link_connection(l_pool *pool, l_conn *c) {
+  c->next = pool->connections;
+  c->link = &pool->connections;
+  if (c->next != NULL) c->next->link = &c->next;
+  pool->connections = c;
+  pool->count++;
+}
+
+static void unlink_connection(l_conn *c) {
+  if (c->link == NULL) return;
+  *c->link = c->next;
+  if (c->next != NULL) c->next->link = c->link;
+  c->link = NULL;
+  c->pool->count--;
+}
+
+void sd_l_pool_conn_closed(l_conn *c) {
+  sd_scoreboard_count_closed(sd_the_vm.scoreboard, c->pool->index);
+  sd_scoreboard_release(sd_the_vm.scoreboard, c->pool->index);
+}
+
+/* finish(conn, reason, error | nil), in a task of its own. */
+void sd_l_pool_conn_over(l_conn *c, sd_task_end how, const char *error) {
+  const l_generation *g = c->generation;
+  if (g->finish == LUA_NOREF || (how == SD_TASK_ENDED && !g->always)) return;
+  lua_State *co = sd_task_coroutine();
+  lua_rawgeti(co, LUA_REGISTRYINDEX, g->finish);
+  sd_vm_push_anchored(co, c);
+  lua_pushstring(co, sd_end_name((sd_end)c->conn.end));
+  if (error != NULL) lua_pushstring(co, error);
+  sd_task *task = sd_task_spawn(co, error != NULL ? 3 : 2, NULL);
+  task->pool = c->pool->index;
+  task->generation = g->number;
+}
+
+/* on_ended(row): for the log of ended connections. */
+static void push_row(lua_State *L, l_conn *c);
+
+static void tell_ended(l_conn *c) {
+  if (c->pool->on_ended == LUA_NOREF) return;
+  lua_State *co = sd_task_coroutine();
+  lua_rawgeti(co, LUA_REGISTRYINDEX, c->pool->on_ended);
+  push_row(co, c);
+  sd_task_spawn(co, 1, NULL);
+}
+
+void sd_l_pool_conn_gone(l_conn *c) {
+  l_pool *pool = c->pool;
+  l_generation *g = c->generation;
+  tell_ended(c);
+  unlink_connection(c);
+  c->generation = NULL;
+  if (--g->connections > 0) return;
+  bool current = g->number == sd_scoreboard_generation(sd_the_vm.scoreboard, pool->index);
+  if (!current) tell_drained(pool, g);
+  if (g->forgotten) free_generation(pool, g);
+}
+
+void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which) {
+  if (c->pool == NULL) lua_pushnil(L);
+  else if (which == 'p') lua_pushstring(L, c->pool->name);
+  else if (which == 'l') lua_pushinteger(L, c->pool->loop);
+  else lua_pushnumber(L, (lua_Number)c->task.generation);
+}
+
+static int serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer) {
+  lua_State *L = sd_the_vm.L;
+  int err;
+  l_conn *c = sd_l_conn_new(L, fd, &pool->limits, peer, &err);
+  if (c == NULL) return err;
+  c->pool = pool;
+  c->generation = g;
+  c->task.pool = pool->index;
+  c->task.generation = g->number;
+  c->task.limits = &pool->limits;
+  g->connections++;
+  link_connection(pool, c);
+  sd_scoreboard_count_accepted(sd_the_vm.scoreboard, pool->index);
+  lua_State *co = sd_task_coroutine();
+  lua_rawgeti(co, LUA_REGISTRYINDEX, g->fn);
+  lua_xmove(L, co, 1);
+  lua_rawgeti(co, LUA_REGISTRYINDEX, g->args);
+  sd_l_conn_serve(c, co, 2);
+  return 0;
+}
+
+/* ---- accepting ---- */
+
+static void accept_some(l_listener *l);
+
+static void try_all(l_pool *pool) {
+  for (l_listener *l = pool->listeners, *next; l != NULL; l = next) {
+    next = l->next;
+    if (l->ready) accept_some(l);
+  }
+}
+
+static void on_back_off(sd_timer *timer) {
+  try_all((l_pool *)((char *)timer - offsetof(l_pool, back_off)));
+}
+
+/* Descriptors or memory are short: others may free some soon. */
+static void back_off(l_pool *pool, int err) {
+  uint64_t now = sd_loop_now(&sd_the_vm.loop);
+  sd_loop_arm(&sd_the_vm.loop, &pool->back_off, now + BACK_OFF);
+  if (pool->said != 0 && now - pool->said < SAY_AGAIN) return;
+  pool->said = now;
+  tell(pool->on_event, sd_error_word(-err), (double)BACK_OFF / 1000);
+}
+
+static bool is_shortage(int err) {
+  return err == EMFILE || err == ENFILE || err == ENOBUFS || err == ENOMEM;
+}
+
+static int accept_one(const l_listener *l, struct sockaddr_storage *peer) {
+  socklen_t length = sizeof *peer;
+  int fd;
+  do {
+    fd = accept4(l->source.fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  } while (fd < 0 && errno == EINTR);
+  return fd < 0 ? -errno : fd;
+}
+
+/* No place: with "close", and for a socket that is about to close, the client is
+ * told by a close what waiting would not change. */
+static bool reject_one(l_listener *l) {
+  struct sockaddr_storage peer;
+  int fd = accept_one(l, &peer);
+  if (fd == -EAGAIN) {
+    l->ready = false;
+    return false;
+  }
+  if (fd < 0) {
+    if (is_shortage(-fd)) back_off(l->pool, -fd);
+    return !is_shortage(-fd);
+  }
+  close(fd);
+  sd_scoreboard_count_rejected(sd_the_vm.scoreboard, l->pool->index);
+  return true;
+}
+
+static bool serve_one(l_listener *l, l_generation *g) {
+  struct sockaddr_storage peer;
+  l_pool *pool = l->pool;
+  int fd = accept_one(l, &peer);
+  int err = fd < 0 ? -fd : -serve(pool, g, fd, (struct sockaddr *)&peer);
+  if (err == 0) return true;
+  sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
+  if (fd >= 0) close(fd);
+  if (err == EAGAIN) l->ready = false;
+  else if (is_shortage(err)) back_off(pool, err);
+  else return true; /* that client is gone (ECONNABORTED, EPROTO …): the next one */
+  return false;
+}
+
+/* False when there is nothing to do for now. */
+static bool step(l_listener *l) {
+  l_pool *pool = l->pool;
+  if (pool->paused && !l->leaving) return false;
+  if (sd_timer_armed(&pool->back_off)) return false;
+  l_generation *g = current_generation(pool);
+  if (g != NULL && sd_scoreboard_reserve(sd_the_vm.scoreboard, pool->index) == 0)
+    return serve_one(l, g);
+  if (l->leaving || (g != NULL && pool->close_when_full)) return reject_one(l);
+  return false;
+}
+
+static void close_listener(l_listener *l) {
+  l_listener **link = &l->pool->listeners;
+  while (*link != l) link = &(*link)->next;
+  *link = l->next;
+  sd_loop_undefer(&sd_the_vm.loop, &l->again);
+  sd_loop_unwatch(&sd_the_vm.loop, &l->source);
+  close(l->source.fd);
+  if (l->leaver != NULL) {
+    lua_pushboolean(l->leaver->co, 1);
+    sd_task_wake(l->leaver, 1);
+  }
+  free(l);
+}
+
+static void accept_some(l_listener *l) {
+  for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+    if (step(l)) continue;
+    if (l->leaving && !l->ready) close_listener(l);
+    return;
+  }
+  sd_loop_defer(&sd_the_vm.loop, &l->again);
+}
+
+static void on_again(sd_deferred *again) {
+  accept_some((l_listener *)((char *)again - offsetof(l_listener, again)));
+}
+
+static void on_pending(sd_source *source, uint32_t events) {
+  l_listener *l = (l_listener *)source;
+  (void)events;
+  l->ready = true;
+  if (!l->again.waiting) accept_some(l);
+}
+
+static void on_bell(sd_source *source, uint32_t events) {
+  (void)source;
+  (void)events;
+  for (l_pool *pool = pools; pool != NULL; pool = pool->next) try_all(pool);
+}
+
+/* ---- the process' part: once ---- */
+
+static void on_beat(sd_timer *timer) {
+  (void)timer;
+  uint64_t now = uv_hrtime();
+  sd_scoreboard_beat(sd_the_vm.scoreboard, now > beat_due ? now - beat_due : 0);
+  beat_due = now + (uint64_t)BEAT * 1000000;
+  sd_loop_arm(&sd_the_vm.loop, &beat, sd_loop_now(&sd_the_vm.loop) + BEAT);
+}
+
+static int join_scoreboard(void) {
+  if (sd_the_vm.scoreboard != NULL) return 0;
+  sd_scoreboard *sb = sd_l_own_scoreboard();
+  if (sb == NULL) return -EINVAL;
+  bell = (sd_source){.fd = sb->bell, .on_events = on_bell};
+  int err = sd_loop_watch(&sd_the_vm.loop, &bell, EPOLLIN);
+  if (err) return err;
+  sd_the_vm.scoreboard = sb;
+  beat.fire = on_beat;
+  beat_due = uv_hrtime();
+  on_beat(&beat);
+  return 0;
+}
+
+/* ---- configuration ---- */
+
+static size_t limit(lua_State *L, const char *key, size_t now) {
+  lua_getfield(L, -1, key);
+  if (lua_isnumber(L, -1)) now = (size_t)lua_tonumber(L, -1);
+  else if (lua_isboolean(L, -1)) now = (size_t)1 << 31; /* off */
+  lua_pop(L, 1);
+  return now;
+}
+
+static uint32_t timeout(lua_State *L, int index, const char *key, uint32_t now) {
+  int64_t ms = sd_opt_ms(L, index, key);
+  return ms < 0 ? now : (uint32_t)ms;
+}
+
+static void take_limits(lua_State *L, int index, sd_conn_limits *l) {
+  lua_getfield(L, index, "limits");
+  if (lua_istable(L, -1)) {
+    l->line = limit(L, "line", l->line);
+    l->frame = limit(L, "frame", l->frame);
+    l->read_buffer = limit(L, "read_buffer", l->read_buffer);
+    l->write_high = limit(L, "write_high", l->write_high);
+    l->write_low = limit(L, "write_low", l->write_low);
+    l->write_max = limit(L, "write_max", l->write_max);
+  }
+  lua_getfield(L, index, "timeouts");
+  if (lua_istable(L, -1)) {
+    int t = lua_gettop(L);
+    l->idle = timeout(L, t, "idle", l->idle);
+    l->write = timeout(L, t, "write", l->write);
+    l->lifetime = timeout(L, t, "lifetime", l->lifetime);
+  }
+  lua_pop(L, 2);
+}
+
+static void take_config(lua_State *L, int index, l_pool *pool) {
+  take_limits(L, index, &pool->limits);
+  lua_getfield(L, index, "when_full");
+  if (lua_isstring(L, -1)) pool->close_when_full = strcmp(lua_tostring(L, -1), "close") == 0;
+  lua_pop(L, 1);
+}
+
+static l_pool *new_pool(void) {
+  l_pool *pool = retired;
+  if (pool == NULL) return calloc(1, sizeof *pool);
+  retired = pool->next;
+  memset(pool, 0, sizeof *pool);
+  return pool;
+}
+
+static int l_pool_new(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_getfield(L, 1, "name");
+  lua_getfield(L, 1, "index");
+  lua_getfield(L, 1, "loop");
+  const char *name = luaL_checkstring(L, 2);
+  uint32_t index = (uint32_t)luaL_checkinteger(L, 3);
+  int loop = (int)luaL_optinteger(L, 4, 0);
+  int err = join_scoreboard();
+  if (err) return luaL_error(L, "core.pool: attach the scoreboard first (%s)", sd_error_word(err));
+  l_pool *pool = new_pool();
+  if (pool == NULL) return luaL_error(L, "not enough memory");
+  snprintf(pool->name, sizeof pool->name, "%s", name);
+  pool->index = index;
+  pool->loop = loop;
+  pool->back_off.fire = on_back_off;
+  pool->on_drained = pool->on_event = pool->on_ended = LUA_NOREF;
+  pool->limits = (sd_conn_limits){.line = 8192,
+                                  .frame = 1 << 20,
+                                  .read_buffer = 65536,
+                                  .write_high = 65536,
+                                  .write_low = 16384,
+                                  .write_max = 1 << 20,
+                                  .idle = 60000,
+                                  .write = 30000};
+  take_config(L, 1, pool);
+  pool->next = pools;
+  pools = pool;
+  *(l_pool **)lua_newuserdata(L, sizeof pool) = pool;
+  luaL_getmetatable(L, POOL);
+  lua_setmetatable(L, -2);
+  return 1;
+}
+
+static int l_configure(lua_State *L) {
+  luaL_checktype(L, 2, LUA_TTABLE);
+  take_config(L, 2, check_pool(L));
+  return 0;
+}
+
+/* generation(number, { fn=, args=, finish=, always= }) */
+static int l_generation_add(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  uint64_t number = (uint64_t)luaL_checknumber(L, 2);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  luaL_argcheck(L, find_generation(pool, number) == NULL, 2, "this generation is here already");
+  lua_getfield(L, 3, "fn");
+  luaL_checktype(L, -1, LUA_TFUNCTION);
+  l_generation *g = calloc(1, sizeof *g);
+  if (g == NULL) return luaL_error(L, "not enough memory");
+  g->number = number;
+  g->fn = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_getfield(L, 3, "args");
+  g->args = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_getfield(L, 3, "finish");
+  g->finish = lua_isnil(L, -1) ? LUA_NOREF : luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_getfield(L, 3, "always");
+  g->always = lua_toboolean(L, -1);
+  g->next = pool->generations;
+  pool->generations = g;
+  return 0;
+}
+
+static int l_forget(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  l_generation *g = find_generation(pool, (uint64_t)luaL_checknumber(L, 2));
+  if (g == NULL) return 0;
+  if (g->connections == 0) free_generation(pool, g);
+  else g->forgotten = true;
+  return 0;
+}
+
+/* try(): a generation has arrived, or the limit has changed. */
+static int l_try(lua_State *L) {
+  try_all(check_pool(L));
+  return 0;
+}
+
+static int l_pause(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  pool->paused = lua_toboolean(L, 2);
+  if (!pool->paused) try_all(pool);
+  return 0;
+}
+
+/* accept(fd, id): takes over the descriptor. */
+static int l_accept(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  int fd = (int)luaL_checkinteger(L, 2);
+  int id = (int)luaL_checkinteger(L, 3);
+  l_listener *l = calloc(1, sizeof *l);
+  if (l == NULL) return sd_push_failure(L, -ENOMEM);
+  l->source = (sd_source){.fd = fd, .on_events = on_pending};
+  l->again.run = on_again;
+  l->pool = pool;
+  l->id = id;
+  int err = sd_loop_watch(&sd_the_vm.loop, &l->source, EPOLLIN);
+  if (err) {
+    free(l);
+    return sd_push_failure(L, err);
+  }
+  l->next = pool->listeners;
+  pool->listeners = l;
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static void unwait_leaving(sd_task *task) {
+  ((l_listener *)task->waiting_for)->leaver = NULL;
+}
+
+/* unaccept(id, { drain = bool }) → true | nil, "ENOENT" */
+static int l_unaccept(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  int id = (int)luaL_checkinteger(L, 2);
+  l_listener *l = pool->listeners;
+  while (l != NULL && (l->id != id || l->leaving)) l = l->next;
+  if (l == NULL) return sd_push_failure(L, -ENOENT);
+  bool drain = false;
+  if (lua_istable(L, 3)) {
+    lua_getfield(L, 3, "drain");
+    drain = lua_toboolean(L, -1);
+  }
+  lua_pushboolean(L, 1);
+  if (!drain) {
+    close_listener(l);
+    return 1;
+  }
+  sd_task *task = sd_task_here(L, "unaccept");
+  l->leaving = l->ready = true;
+  sd_loop_defer(&sd_the_vm.loop, &l->again);
+  l->leaver = task;
+  return sd_task_wait(L, task, l, unwait_leaving);
+}
+
+/* ---- seen from outside ---- */
+
+static void string_field(lua_State *L, const char *key, const char *value) {
+  lua_pushstring(L, value);
+  lua_setfield(L, -2, key);
+}
+
+static void number_field(lua_State *L, const char *key, double value) {
+  lua_pushnumber(L, value);
+  lua_setfield(L, -2, key);
+}
+
+static void push_row(lua_State *L, l_conn *c) {
+  uint64_t now = sd_loop_now(&sd_the_vm.loop);
+  lua_createtable(L, 0, 13);
+  sd_l_conn_push_id(L, c);
+  lua_setfield(L, -2, "id");
+  sd_l_conn_push_peer(L, c);
+  lua_setfield(L, -2, "peer");
+  sd_l_conn_push_local(L, c);
+  lua_setfield(L, -2, "local");
+  string_field(L, "pool", c->pool->name);
+  string_field(L, "state", c->conn.state == SD_CONN_OPEN ? "open" : "closing");
+  if (c->conn.end != SD_END_NONE) string_field(L, "reason", sd_end_name((sd_end)c->conn.end));
+  number_field(L, "generation", (double)c->task.generation);
+  number_field(L, "loop", c->pool->loop);
+  number_field(L, "age", (double)(now - c->conn.opened) / 1000);
+  number_field(L, "idle", (double)(now - c->conn.active) / 1000);
+  number_field(L, "bytes_in", (double)c->conn.bytes_in);
+  number_field(L, "bytes_out", (double)c->conn.bytes_out);
+  sd_vm_push_anchored(L, c);
+  lua_setfield(L, -2, "conn");
+}
+
+static int l_connections(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  lua_createtable(L, (int)pool->count, 0);
+  int n = 0;
+  for (l_conn *c = pool->connections; c != NULL; c = c->next) {
+    push_row(L, c);
+    lua_rawseti(L, -2, ++n);
+  }
+  return 1;
+}
+
+static int l_counts(lua_State *L) {
+  lua_newtable(L);
+  for (l_generation *g = check_pool(L)->generations; g != NULL; g = g->next) {
+    lua_pushnumber(L, (lua_Number)g->connections);
+    lua_rawseti(L, -2, (int)g->number);
+  }
+  return 1;
+}
+
+static int l_count(lua_State *L) {
+  lua_pushnumber(L, (lua_Number)check_pool(L)->count);
+  return 1;
+}
+
+static int l_on_drained(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  pool->on_drained = sd_vm_keep(L, 2, pool->on_drained);
+  return 0;
+}
+
+/* on_event(fn): fn(errname, seconds of rest), at most once a second. */
+static int l_on_event(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  pool->on_event = sd_vm_keep(L, 2, pool->on_event);
+  return 0;
+}
+
+/* on_ended(fn | nil): fn(row) for each connection that has ended. */
+static int l_on_ended(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  pool->on_ended = sd_vm_keep(L, 2, pool->on_ended);
+  return 0;
+}
+
+/* close(): a removed pool without listeners and connections gives its memory back. */
+static int l_pool_close(lua_State *L) {
+  l_pool *pool = check_pool(L);
+  while (pool->listeners != NULL) close_listener(pool->listeners);
+  if (pool->connections != NULL) return sd_push_failure(L, SD_EBUSY);
+  while (pool->generations != NULL) free_generation(pool, pool->generations);
+  sd_timers_disarm(&sd_the_vm.loop.timers, &pool->back_off);
+  luaL_unref(L, LUA_REGISTRYINDEX, pool->on_drained);
+  luaL_unref(L, LUA_REGISTRYINDEX, pool->on_event);
+  luaL_unref(L, LUA_REGISTRYINDEX, pool->on_ended);
+  l_pool **link = &pools;
+  while (*link != pool) link = &(*link)->next;
+  *link = pool->next;
+  *(l_pool **)lua_touserdata(L, 1) = NULL;
+  pool->next = retired;
+  retired = pool;
+  lua_pushnil(L);
+  lua_setmetatable(L, 1);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+void sd_l_pool_register(lua_State *L) {
+  static const luaL_Reg methods[] = {
+      {"generation", l_generation_add}, {"forget", l_forget},
+      {"try", l_try},                   {"pause", l_pause},
+      {"accept", l_accept},             {"unaccept", l_unaccept},
+      {"connections", l_connections},   {"counts", l_counts},
+      {"count", l_count},               {"configure", l_configure},
+      {"on_drained", l_on_drained},     {"on_event", l_on_event},
+      {"on_ended", l_on_ended},         {"close", l_pool_close},
+      {NULL, NULL},
+  };
+  sd_class(L, POOL, methods, NULL);
+  lua_pushcfunction(L, l_pool_new);
+  lua_setfield(L, -2, "pool");
+}

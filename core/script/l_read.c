@@ -1,0 +1,534 @@
+/* Reading: read, read_until, read_frame, peek, unread and the iterators.
+ *
+ * All are one operation: try with what is buffered and what the socket has; if
+ * that is not enough, wait, and let each event try again. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "l_connection.h"
+
+enum { STEP = 65536, SMALLEST_STEP = 4096 };
+
+/* ---- ends of a read ---- */
+
+static void forget_needle(read_op *op) {
+  if (op->kind == READ_FRAME && op->frame.shape == SD_FRAME_NEEDLE) {
+    free((char *)op->frame.needle);
+    op->frame.needle = NULL;
+  }
+}
+
+static int succeed(l_conn *c) {
+  c->stopped = 0;
+  c->conn.active = sd_loop_now(c->conn.loop);
+  return 1;
+}
+
+/* nil, word, and the partial input, which is consumed; an iterator says one nil
+ * and leaves it. Up to `most` bytes of it. */
+static int give_up(l_conn *c, lua_State *to, int err, size_t most) {
+  const read_op *op = &c->op;
+  c->stopped = err;
+  if (op->iterator) {
+    lua_pushnil(to);
+    return 1;
+  }
+  sd_push_failure(to, err);
+  size_t held = sd_buffer_length(&c->conn.in);
+  if (op->kind == READ_PEEK || held == 0) return 2;
+  if (held > most) held = most;
+  lua_pushlstring(to, sd_buffer_bytes(&c->conn.in), held);
+  sd_buffer_consume(&c->conn.in, held);
+  return 3;
+}
+
+/* ---- tries: values pushed on `to`, or 0 when it must wait ---- */
+
+static int end_or_wait(l_conn *c, lua_State *to, ssize_t n) {
+  if (n == -EAGAIN) return 0;
+  return give_up(c, to, n == 0 ? SD_ECLOSED : (int)n, SIZE_MAX);
+}
+
+static int try_some(l_conn *c, lua_State *to) {
+  size_t max = c->op.max;
+  size_t held = sd_buffer_length(&c->conn.in);
+  if (held > 0) {
+    if (held > max) held = max;
+    lua_pushlstring(to, sd_buffer_bytes(&c->conn.in), held);
+    sd_buffer_consume(&c->conn.in, held);
+    return succeed(c);
+  }
+  char *scratch = c->conn.loop->scratch;
+  ssize_t n = sd_conn_receive(&c->conn, scratch, max < STEP ? max : STEP);
+  if (n <= 0) return end_or_wait(c, to, n);
+  lua_pushlstring(to, scratch, (size_t)n);
+  return succeed(c);
+}
+
+static int try_lent(l_conn *c, lua_State *to) {
+  l_lent *lent = c->op.lent;
+  size_t held = sd_buffer_length(&c->conn.in);
+  size_t max = c->op.max < STEP ? c->op.max : STEP;
+  ssize_t n = 0;
+  if (held == 0 && !c->conn.readable && !c->conn.eof) return 0; /* needs no block yet */
+  if (!sd_l_lent_take_block(lent)) return give_up(c, to, -ENOMEM, 0);
+  if (held > 0) {
+    n = (ssize_t)(held < max ? held : max);
+    memcpy(lent->block, sd_buffer_bytes(&c->conn.in), (size_t)n);
+    sd_buffer_consume(&c->conn.in, (size_t)n);
+  } else {
+    n = sd_conn_receive(&c->conn, lent->block, max);
+  }
+  if (n <= 0) {
+    sd_l_lent_give_back(lent);
+    return end_or_wait(c, to, n);
+  }
+  lent->length = (size_t)n;
+  sd_vm_push_anchored(to, lent);
+  return succeed(c);
+}
+
+static int try_all(l_conn *c, lua_State *to) {
+  for (;;) {
+    size_t held = sd_buffer_length(&c->conn.in);
+    if (held > c->op.max) return give_up(c, to, SD_ELIMIT, c->op.max);
+    ssize_t n = sd_conn_fill(&c->conn, STEP);
+    if (n == -EAGAIN) return 0;
+    if (n < 0) return give_up(c, to, (int)n, SIZE_MAX);
+    if (n > 0) continue;
+    lua_pushlstring(to, sd_buffer_bytes(&c->conn.in), held);
+    sd_buffer_consume(&c->conn.in, held);
+    return succeed(c);
+  }
+}
+
+static int try_peek(l_conn *c, lua_State *to) {
+  while (sd_buffer_length(&c->conn.in) < c->op.max) {
+    ssize_t n = sd_conn_fill(&c->conn, c->op.max - sd_buffer_length(&c->conn.in));
+    if (n <= 0) return end_or_wait(c, to, n);
+  }
+  lua_pushlstring(to, sd_buffer_bytes(&c->conn.in), c->op.max);
+  return succeed(c);
+}
+
+/* Cuts a frame from bytes that may or may not be in the buffer already. Where it
+ * cannot, piece->total is what to give up. */
+static int cut(l_conn *c, lua_State *to, const char *bytes, size_t length, sd_frame_piece *piece) {
+  sd_frame_verdict verdict =
+      sd_frame_cut(&c->op.frame, bytes, length, c->op.max, &c->op.scanned, piece);
+  if (verdict == SD_FRAME_COMPLETE) {
+    lua_pushlstring(to, bytes + piece->payload, piece->len);
+    c->op.scanned = 0;
+    return succeed(c);
+  }
+  if (verdict == SD_FRAME_MORE) return 0;
+  c->op.scanned = 0;
+  if (verdict == SD_FRAME_LIMIT) return SD_ELIMIT;
+  piece->total = SIZE_MAX;
+  return -EPROTO;
+}
+
+/* The first read of a message: from scratch space, so that a whole message never
+ * sees the buffer. */
+static int try_frame_fresh(l_conn *c, lua_State *to) {
+  char *scratch = c->conn.loop->scratch;
+  ssize_t n = sd_conn_receive(&c->conn, scratch, STEP);
+  if (n <= 0) return end_or_wait(c, to, n);
+  sd_frame_piece piece;
+  int done = cut(c, to, scratch, (size_t)n, &piece);
+  size_t used = done > 0 ? piece.total : 0;
+  if (sd_buffer_append(&c->conn.in, scratch + used, (size_t)n - used) < 0)
+    return give_up(c, to, -ENOMEM, 0);
+  if (done < 0) return give_up(c, to, done, piece.total);
+  return done;
+}
+
+static int try_frame(l_conn *c, lua_State *to) {
+  sd_buffer *in = &c->conn.in;
+  bool first = true;
+  for (;;) {
+    size_t held = sd_buffer_length(in);
+    if (held == 0 && first && c->op.scanned == 0 &&
+        !(c->op.frame.shape == SD_FRAME_EXACT && c->op.frame.exact == 0)) {
+      int done = try_frame_fresh(c, to);
+      if (done != 0 || sd_buffer_length(in) == 0) return done;
+      first = false;
+      if (!c->conn.readable) return 0;
+      continue;
+    }
+    sd_frame_piece piece = {0};
+    int done = cut(c, to, held ? sd_buffer_bytes(in) : "", held, &piece);
+    if (done > 0) sd_buffer_consume(in, piece.total);
+    if (done < 0) return give_up(c, to, done, piece.total);
+    if (done > 0) return done;
+    size_t room = piece.need > held ? piece.need - held : SMALLEST_STEP;
+    if (room < SMALLEST_STEP) room = SMALLEST_STEP;
+    ssize_t n = sd_conn_fill(&c->conn, room);
+    if (n <= 0) return end_or_wait(c, to, n);
+    first = false;
+  }
+}
+
+static int try_op(l_conn *c, lua_State *to) {
+  if (c->conn.state != SD_CONN_OPEN) return give_up(c, to, SD_ECLOSED, 0);
+  switch ((read_kind)c->op.kind) {
+    case READ_SOME: return try_some(c, to);
+    case READ_ALL: return try_all(c, to);
+    case READ_PEEK: return try_peek(c, to);
+    case READ_LENT: return try_lent(c, to);
+    case READ_FRAME: return try_frame(c, to);
+  }
+  return 0;
+}
+
+/* ---- waiting ---- */
+
+static void stop_waiting(l_conn *c) {
+  c->reader = NULL;
+  sd_conn_set_read_deadline(&c->conn, 0);
+  forget_needle(&c->op);
+}
+
+static void unwait(sd_task *task) {
+  stop_waiting(task->waiting_for);
+}
+
+static bool may_interrupt(const l_conn *c) {
+  return c->draining && !c->told && c->op.interrupt && sd_buffer_length(&c->conn.in) == 0;
+}
+
+static int say_shutdown(l_conn *c, lua_State *to) {
+  c->told = true;
+  return give_up(c, to, SD_ESHUTDOWN, 0);
+}
+
+/* When the wait is over: the operation's own timeout, or the idle one, and the
+ * connection's deadline, whichever is first. False when that is now already. */
+static bool set_deadline(l_conn *c) {
+  uint64_t now = sd_loop_now(c->conn.loop), when = 0;
+  int64_t ms = c->op.timeout < 0 ? (int64_t)c->conn.idle : c->op.timeout;
+  c->idle_out = false;
+  if (ms > 0) when = now + (uint64_t)ms;
+  if (c->deadline != 0) {
+    if (c->deadline <= now) return false;
+    if (when == 0 || c->deadline < when) when = c->deadline;
+  }
+  sd_conn_set_read_deadline(&c->conn, when);
+  return true;
+}
+
+/* Runs the operation in c->op for the running task. */
+static int perform(lua_State *L, l_conn *c, sd_task *task) {
+  int n = try_op(c, L);
+  if (n == 0 && may_interrupt(c)) n = say_shutdown(c, L);
+  if (n == 0 && !set_deadline(c)) n = give_up(c, L, SD_ETIMEOUT, SIZE_MAX);
+  if (n > 0) {
+    forget_needle(&c->op);
+    return n;
+  }
+  c->reader = task;
+  return sd_task_wait(L, task, c, unwait);
+}
+
+static void answer(l_conn *c, int n) {
+  sd_task *task = c->reader;
+  stop_waiting(c);
+  sd_task_continue(task, n);
+}
+
+void sd_l_read_on_readable(sd_conn *conn) {
+  l_conn *c = (l_conn *)conn;
+  if (c->reader == NULL) return;
+  int n = try_op(c, c->reader->co);
+  if (n > 0) answer(c, n);
+}
+
+void sd_l_read_on_deadline(sd_conn *conn) {
+  l_conn *c = (l_conn *)conn;
+  if (c->reader == NULL) return;
+  c->idle_out = c->op.timeout < 0 && (c->deadline == 0 || c->deadline > sd_loop_now(conn->loop));
+  answer(c, give_up(c, c->reader->co, SD_ETIMEOUT, SIZE_MAX));
+}
+
+void sd_l_read_fail(l_conn *c, int err) {
+  if (c->reader == NULL) return;
+  sd_task *task = c->reader;
+  int n = give_up(c, task->co, err, SIZE_MAX);
+  stop_waiting(c);
+  sd_task_wake(task, n);
+}
+
+bool sd_l_read_interrupt(l_conn *c) {
+  if (c->reader == NULL || !may_interrupt(c)) return false;
+  sd_task *task = c->reader;
+  int n = say_shutdown(c, task->co);
+  stop_waiting(c);
+  sd_task_wake(task, n);
+  return true;
+}
+
+/* ---- orders from Lua ---- */
+
+static read_op some(const l_conn *c) {
+  return (read_op){.kind = READ_SOME,
+                   .max = c->conn.limits->read_buffer,
+                   .timeout = -1,
+                   .interrupt = true};
+}
+
+static size_t field_size(lua_State *L, int index, const char *key, size_t otherwise) {
+  lua_getfield(L, index, key);
+  if (!lua_isnil(L, -1)) {
+    double n = luaL_checknumber(L, -1);
+    if (!(n >= 1)) luaL_error(L, "%s: at least 1 byte", key);
+    otherwise = n < 4e9 ? (size_t)n : (size_t)4e9;
+  }
+  lua_pop(L, 1);
+  return otherwise;
+}
+
+static bool field_true(lua_State *L, int index, const char *key) {
+  lua_getfield(L, index, key);
+  bool yes = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return yes;
+}
+
+/* { timeout=, max=, interrupt=, follow= } in the last argument, if it is a table. */
+static void take_options(lua_State *L, int index, read_op *op) {
+  if (lua_isnoneornil(L, index)) return;
+  luaL_checktype(L, index, LUA_TTABLE);
+  op->timeout = sd_opt_ms(L, index, "timeout");
+  op->max = field_size(L, index, "max", op->max);
+  if (field_true(L, index, "interrupt") || field_true(L, index, "follow")) op->interrupt = true;
+}
+
+static int perform_as(lua_State *L, l_conn *c, const read_op *op, const char *what) {
+  sd_task *task = sd_task_here(L, what);
+  if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  c->op = *op;
+  return perform(L, c, task);
+}
+
+static int read_exactly(lua_State *L, l_conn *c) {
+  double n = lua_tonumber(L, 2);
+  luaL_argcheck(L, n >= 0, 2, "a count of bytes is not negative");
+  size_t limit = c->conn.limits->frame;
+  read_op op = {.kind = READ_FRAME, .max = limit, .timeout = -1};
+  op.frame = sd_frame_exact(n < 4e9 ? (size_t)n : (size_t)4e9);
+  take_options(L, 3, &op);
+  if (op.frame.exact > op.max) {
+    c->stopped = SD_ELIMIT;
+    return sd_push_failure(L, SD_ELIMIT);
+  }
+  return perform_as(L, c, &op, "conn:read");
+}
+
+static int read_format(lua_State *L, l_conn *c) {
+  const char *format = lua_tostring(L, 2);
+  if (*format == '*') format++; /* as LuaSocket and Lua 5.1 spell them */
+  read_op op = {.timeout = -1};
+  if (*format == 'a') {
+    op.kind = READ_ALL;
+    op.max = c->conn.limits->frame;
+  } else if (*format == 'l' || *format == 'L') {
+    op.kind = READ_FRAME;
+    op.max = c->conn.limits->line;
+    sd_frame_named(&op.frame, *format == 'l' ? "l" : "L");
+  } else {
+    return luaL_argerror(L, 2, "a count, \"l\", \"L\" or \"a\" expected");
+  }
+  take_options(L, 3, &op);
+  return perform_as(L, c, &op, "conn:read");
+}
+
+static int l_read(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  int type = lua_type(L, 2);
+  if (type == LUA_TNUMBER) return read_exactly(L, c);
+  if (type == LUA_TSTRING) return read_format(L, c);
+  read_op op = some(c);
+  take_options(L, 2, &op);
+  return perform_as(L, c, &op, "conn:read");
+}
+
+static int l_read_until(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  size_t length;
+  const char *needle = luaL_checklstring(L, 2, &length);
+  luaL_argcheck(L, length > 0, 2, "the needle is empty");
+  read_op op = {.kind = READ_FRAME, .max = c->conn.limits->frame, .timeout = -1};
+  bool inclusive = false;
+  if (lua_istable(L, 3)) inclusive = field_true(L, 3, "inclusive");
+  take_options(L, 3, &op);
+  sd_task_here(L, "conn:read_until");
+  if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  char *copy = malloc(length); /* the wait may outlive the argument */
+  if (copy == NULL) return sd_push_failure(L, -ENOMEM);
+  memcpy(copy, needle, length);
+  op.frame = sd_frame_until(copy, length, inclusive);
+  return perform_as(L, c, &op, "conn:read_until");
+}
+
+/* A kind by name, or { length = "u32be", at =, header =, includes_header = }. */
+static void check_kind(lua_State *L, int index, sd_frame *frame) {
+  if (lua_type(L, index) == LUA_TSTRING) {
+    if (sd_frame_named(frame, lua_tostring(L, index)) == 0) return;
+    luaL_error(L, "unknown frame kind '%s': l, L, u8, u16be, u16le, u24be, u32be, u32le, varint, "
+                  "netstring, or a table with length", lua_tostring(L, index));
+  }
+  luaL_checktype(L, index, LUA_TTABLE);
+  lua_getfield(L, index, "length");
+  const char *length = luaL_checkstring(L, -1);
+  lua_getfield(L, index, "at");
+  lua_getfield(L, index, "header");
+  lua_getfield(L, index, "includes_header");
+  size_t at = (size_t)luaL_optinteger(L, -3, 0);
+  sd_frame field;
+  size_t header = sd_frame_named(&field, length) == 0 ? at + field.width : at;
+  if (!lua_isnil(L, -2)) header = (size_t)luaL_checkinteger(L, -2);
+  if (sd_frame_custom(frame, length, at, header, lua_toboolean(L, -1)) != 0)
+    luaL_error(L, "frame: a length of kind %s at byte %d does not fit a header of %d bytes",
+               length, (int)at, (int)header);
+  lua_pop(L, 4);
+}
+
+static read_op framed(lua_State *L, const l_conn *c, int index) {
+  read_op op = {.kind = READ_FRAME, .timeout = -1};
+  check_kind(L, index, &op.frame);
+  bool line = op.frame.shape == SD_FRAME_LINE || op.frame.shape == SD_FRAME_LINE_KEPT;
+  op.max = line ? c->conn.limits->line : c->conn.limits->frame;
+  return op;
+}
+
+static int l_read_frame(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  read_op op = framed(L, c, 2);
+  take_options(L, 3, &op);
+  return perform_as(L, c, &op, "conn:read_frame");
+}
+
+static int l_peek(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  lua_Integer n = luaL_checkinteger(L, 2);
+  luaL_argcheck(L, n > 0, 2, "at least 1 byte");
+  read_op op = {.kind = READ_PEEK, .max = (size_t)n, .timeout = -1};
+  if (lua_istable(L, 3)) op.timeout = sd_opt_ms(L, 3, "timeout");
+  if ((size_t)n > c->conn.limits->frame) return sd_push_failure(L, SD_ELIMIT);
+  return perform_as(L, c, &op, "conn:peek");
+}
+
+static int l_unread(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  size_t length;
+  const char *bytes = luaL_checklstring(L, 2, &length);
+  if (c->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
+  if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  if (sd_buffer_length(&c->conn.in) + length > c->conn.limits->frame + STEP)
+    return sd_push_failure(L, SD_ELIMIT);
+  int err = sd_buffer_prepend(&c->conn.in, bytes, length);
+  if (err) return sd_push_failure(L, err);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* _read_message(kind | nil, idle | nil): the wait of callbacks between messages. */
+static int l_read_message(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  read_op op = lua_isnoneornil(L, 2) ? some(c) : framed(L, c, 2);
+  op.interrupt = true;
+  if (lua_isnumber(L, 3)) {
+    double seconds = lua_tonumber(L, 3);
+    op.timeout = seconds < 4e6 ? (int64_t)(seconds * 1000 + 0.999) : 0;
+    if (op.timeout == 0 && seconds < 4e6) op.timeout = 1;
+  } else if (lua_isboolean(L, 3)) {
+    op.timeout = 0;
+  }
+  return perform_as(L, c, &op, "a callback");
+}
+
+/* ---- iterators: a closure over the connection and its standing order ---- */
+
+static int next_step(lua_State *L) {
+  l_conn *c = lua_touserdata(L, lua_upvalueindex(1));
+  const read_op *op = lua_touserdata(L, lua_upvalueindex(2));
+  if (op->lent != NULL) sd_l_lent_give_back(op->lent);
+  if (c->reader != NULL || c->conn.pipe != NULL) {
+    c->stopped = SD_EBUSY;
+    lua_pushnil(L);
+    return 1;
+  }
+  return perform_as(L, c, op, "a read iterator");
+}
+
+static int order_gc(lua_State *L) {
+  const read_op *op = lua_touserdata(L, 1);
+  if (op->lent != NULL) sd_vm_unanchor(op->lent);
+  return 0;
+}
+
+static int push_iterator(lua_State *L, const read_op *op) {
+  lua_pushvalue(L, 1);
+  read_op *standing = lua_newuserdata(L, sizeof *standing);
+  *standing = *op;
+  standing->iterator = true;
+  if (op->lent != NULL) {
+    luaL_getmetatable(L, "sockdrawer.order");
+    lua_setmetatable(L, -2);
+  }
+  lua_pushcclosure(L, next_step, 2);
+  return 1;
+}
+
+static int l_chunks(lua_State *L) {
+  read_op op = some(sd_l_conn_check(L, 1));
+  take_options(L, 2, &op);
+  return push_iterator(L, &op);
+}
+
+static int l_lines(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  read_op op = {.kind = READ_FRAME, .max = c->conn.limits->line, .timeout = -1, .interrupt = true};
+  sd_frame_named(&op.frame, "l");
+  take_options(L, 2, &op);
+  return push_iterator(L, &op);
+}
+
+static int l_frames(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  read_op op = framed(L, c, 2);
+  op.interrupt = true;
+  take_options(L, 3, &op);
+  return push_iterator(L, &op);
+}
+
+static int l_buffers(lua_State *L) {
+  read_op op = some(sd_l_conn_check(L, 1));
+  op.kind = READ_LENT;
+  take_options(L, 2, &op);
+  op.lent = sd_l_lent_new(L);
+  sd_vm_anchor(L, op.lent, -1);
+  return push_iterator(L, &op);
+}
+
+static int l_stopped(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  if (c->stopped == 0) lua_pushnil(L);
+  else lua_pushstring(L, sd_error_word(c->stopped));
+  return 1;
+}
+
+void sd_l_read_register(lua_State *L) {
+  static const luaL_Reg methods[] = {
+      {"read", l_read},       {"read_until", l_read_until}, {"read_frame", l_read_frame},
+      {"peek", l_peek},       {"unread", l_unread},         {"_read_message", l_read_message},
+      {"chunks", l_chunks},   {"lines", l_lines},           {"frames", l_frames},
+      {"buffers", l_buffers}, {"stopped", l_stopped},       {NULL, NULL},
+  };
+  luaL_register(L, NULL, methods);
+  luaL_newmetatable(L, "sockdrawer.order");
+  lua_pushcfunction(L, order_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 1);
+}

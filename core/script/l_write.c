@@ -1,0 +1,301 @@
+/* Writing: write, try_write, write_frame, flush.
+ *
+ * An argument is taken whole or not at all. With more than write_high queued a
+ * writer waits, behind those who wait already; what it was to write is kept in a
+ * Lua table meanwhile. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "l_connection.h"
+
+enum { DEEPEST = 32, CDATA = 10 /* LUA_TCDATA, which lua.h does not name */ };
+
+typedef enum { WAIT_TO_WRITE, WAIT_TO_FLUSH, WAIT_FOR_OTHERS } wait_kind;
+
+struct write_waiter {
+  write_waiter *next;
+  sd_task *task;
+  wait_kind kind;
+};
+
+/* ---- values ---- */
+
+static size_t check_values(lua_State *L, int first, int last, int depth);
+
+static size_t check_table(lua_State *L, int index, int depth) {
+  if (depth > DEEPEST) luaL_error(L, "write: tables nested deeper than %d", (int)DEEPEST);
+  luaL_checkstack(L, 4, "write");
+  size_t total = 0;
+  int n = (int)lua_objlen(L, index);
+  for (int i = 1; i <= n; i++) {
+    lua_rawgeti(L, index, i);
+    int top = lua_gettop(L);
+    total += check_values(L, top, top, depth + 1);
+    lua_settop(L, top - 1);
+  }
+  return total;
+}
+
+/* Bytes of the value at `index`; raises for one that has none. A buffer object is
+ * replaced by its string where that is the only way to its bytes. */
+static size_t check_value(lua_State *L, int index, int depth) {
+  size_t length;
+  switch (lua_type(L, index)) {
+    case LUA_TSTRING:
+    case LUA_TNUMBER: lua_tolstring(L, index, &length); return length;
+    case LUA_TTABLE: return check_table(L, index, depth);
+    case LUA_TUSERDATA: {
+      const l_lent *lent = sd_l_lent_test(L, index);
+      if (lent != NULL) return lent->length;
+      if (luaL_callmeta(L, index, "__tostring") && lua_isstring(L, -1)) {
+        lua_tolstring(L, -1, &length);
+        lua_replace(L, index);
+        return length;
+      }
+    }
+  }
+  luaL_error(L, "write: a string, number, buffer or a table of them expected, got %s",
+             luaL_typename(L, index));
+  return 0;
+}
+
+static size_t check_values(lua_State *L, int first, int last, int depth) {
+  size_t total = 0;
+  for (int i = first; i <= last; i++) total += check_value(L, i, depth);
+  return total;
+}
+
+/* cdata, length → a string in its place: only Lua's ffi knows cdata. */
+static void replace_cdata(lua_State *L, int index) {
+  luaL_argcheck(L, lua_isnumber(L, index + 1), index, "cdata needs its length behind it");
+  lua_getfield(L, LUA_REGISTRYINDEX, "sockdrawer.ffi.string");
+  if (lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "ffi");
+    lua_call(L, 1, 1);
+    lua_getfield(L, -1, "string");
+    lua_remove(L, -2);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "sockdrawer.ffi.string");
+  }
+  lua_pushvalue(L, index);
+  lua_pushvalue(L, index + 1);
+  lua_call(L, 2, 1);
+  lua_replace(L, index);
+  lua_remove(L, index + 1);
+}
+
+static size_t check_arguments(lua_State *L) {
+  for (int i = 2; i <= lua_gettop(L); i++)
+    if (lua_type(L, i) == CDATA) replace_cdata(L, i);
+  return check_values(L, 2, lua_gettop(L), 0);
+}
+
+/* Queues a checked value. */
+static int put(lua_State *L, l_conn *c, int index) {
+  size_t length;
+  if (lua_istable(L, index)) {
+    int n = (int)lua_objlen(L, index), err = 0;
+    for (int i = 1; i <= n && !err; i++) {
+      lua_rawgeti(L, index, i);
+      err = put(L, c, lua_gettop(L));
+      lua_pop(L, 1);
+    }
+    return err;
+  }
+  if (lua_isuserdata(L, index)) {
+    const l_lent *lent = sd_l_lent_test(L, index);
+    if (lent != NULL) return sd_conn_write(&c->conn, lent->block, lent->length);
+    luaL_callmeta(L, index, "__tostring"); /* nested: check_value saw it answer */
+    const char *bytes = lua_tolstring(L, -1, &length);
+    int err = sd_conn_write(&c->conn, bytes, length);
+    lua_pop(L, 1);
+    return err;
+  }
+  const char *bytes = lua_tolstring(L, index, &length);
+  return sd_conn_write(&c->conn, bytes, length);
+}
+
+static int put_all(lua_State *L, l_conn *c, int first, int last) {
+  int err = 0;
+  for (int i = first; i <= last && !err; i++) err = put(L, c, i);
+  if (sd_conn_queued(&c->conn) >= c->conn.limits->write_high) sd_conn_flush(&c->conn);
+  return err ? err : c->conn.err;
+}
+
+/* ---- waiting ---- */
+
+static void forget_waiter(l_conn *c, write_waiter *w) {
+  write_waiter **link = &c->writers;
+  while (*link != w) link = &(*link)->next;
+  *link = w->next;
+  sd_vm_unanchor(w);
+  free(w);
+}
+
+static void unwait(sd_task *task) {
+  l_conn *c = task->waiting_for;
+  write_waiter *w = c->writers;
+  while (w != NULL && w->task != task) w = w->next;
+  if (w != NULL) forget_waiter(c, w);
+}
+
+static void want_drained(l_conn *c) {
+  if (c->writers == NULL) return;
+  bool all = c->writers->kind == WAIT_TO_FLUSH;
+  c->conn.want_drained = true;
+  c->conn.drain_to = all ? 0 : (uint32_t)c->conn.limits->write_low;
+}
+
+/* Keeps arguments 2.. in a table under the waiter's name. */
+static void keep_arguments(lua_State *L, write_waiter *w) {
+  int n = lua_gettop(L) - 1;
+  lua_createtable(L, n, 0);
+  for (int i = 1; i <= n; i++) {
+    l_lent *lent = sd_l_lent_test(L, i + 1);
+    /* Lent bytes are gone when it continues: they become a string here. */
+    if (lent != NULL) lua_pushlstring(L, lent->block, lent->length);
+    else lua_pushvalue(L, i + 1);
+    lua_rawseti(L, -2, i);
+  }
+  sd_vm_anchor(L, w, -1);
+  lua_pop(L, 1);
+}
+
+static int wait_as(lua_State *L, l_conn *c, wait_kind kind) {
+  sd_task *task = sd_task_here(L, "conn:write");
+  write_waiter *w = calloc(1, sizeof *w);
+  if (w == NULL) return sd_push_failure(L, -ENOMEM);
+  w->task = task;
+  w->kind = kind;
+  if (kind == WAIT_TO_WRITE) keep_arguments(L, w);
+  write_waiter **tail = &c->writers;
+  while (*tail != NULL) tail = &(*tail)->next;
+  *tail = w;
+  want_drained(c);
+  if (c->conn.dirty) sd_conn_flush(&c->conn);
+  return sd_task_wait(L, task, c, unwait);
+}
+
+static void wake(l_conn *c, write_waiter *w, int err) {
+  sd_task *task = w->task;
+  forget_waiter(c, w);
+  int n = 1;
+  if (err) n = sd_push_failure(task->co, err);
+  else lua_pushboolean(task->co, 1);
+  sd_task_wake(task, n);
+}
+
+static int put_kept(l_conn *c, write_waiter *w) {
+  lua_State *L = sd_the_vm.L;
+  if (w->kind != WAIT_TO_WRITE) return 0;
+  sd_vm_push_anchored(L, w);
+  int err = put(L, c, lua_gettop(L));
+  lua_pop(L, 1);
+  return err;
+}
+
+static int failure_of(const l_conn *c) {
+  if (c->conn.err) return c->conn.err;
+  return c->conn.state == SD_CONN_OPEN ? 0 : SD_ECLOSED;
+}
+
+void sd_l_write_on_drained(sd_conn *conn) {
+  l_conn *c = (l_conn *)conn;
+  while (c->writers != NULL) {
+    write_waiter *w = c->writers;
+    int err = failure_of(c);
+    if (!err && w->kind == WAIT_TO_FLUSH && sd_conn_queued(conn) > 0) break;
+    if (!err && sd_conn_queued(conn) > conn->limits->write_high) break;
+    if (!err) err = put_kept(c, w);
+    wake(c, w, err);
+  }
+  want_drained(c);
+  if (conn->state == SD_CONN_OPEN && sd_conn_queued(conn) > 0 && conn->writable && !conn->dirty)
+    sd_conn_flush(conn);
+}
+
+void sd_l_write_fail_all(l_conn *c, int err) {
+  while (c->writers != NULL) wake(c, c->writers, err);
+}
+
+/* ---- methods ---- */
+
+static int written(lua_State *L, l_conn *c, int err) {
+  if (err) return sd_push_failure(L, err);
+  c->conn.active = sd_loop_now(c->conn.loop);
+  if (sd_the_vm.current != NULL && sd_conn_tired(&c->conn)) return wait_as(L, c, WAIT_FOR_OTHERS);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int write_arguments(lua_State *L, l_conn *c) {
+  if (c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  int err = failure_of(c);
+  if (err) return sd_push_failure(L, err);
+  if (c->writers != NULL || sd_conn_queued(&c->conn) > c->conn.limits->write_high)
+    return wait_as(L, c, WAIT_TO_WRITE);
+  return written(L, c, put_all(L, c, 2, lua_gettop(L)));
+}
+
+static int l_write(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TSTRING) check_arguments(L);
+  return write_arguments(L, c);
+}
+
+static int l_try_write(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  size_t total = check_arguments(L);
+  int err = failure_of(c);
+  if (c->conn.pipe != NULL) err = SD_EBUSY;
+  if (!err && sd_conn_queued(&c->conn) + total > c->conn.limits->write_max) err = SD_ELIMIT;
+  if (!err) err = put_all(L, c, 2, lua_gettop(L));
+  if (err) return sd_push_failure(L, err);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* write_frame(kind, s): header, s and trailer are one write. */
+static int l_write_frame(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  sd_frame frame;
+  size_t length, tail_length;
+  lua_settop(L, 3);
+  if (lua_istable(L, 2)) return luaL_argerror(L, 2, "a frame kind by name expected");
+  const char *kind = luaL_checkstring(L, 2);
+  if (sd_frame_named(&frame, kind) != 0)
+    return luaL_error(L, "write_frame: unknown frame kind '%s'", kind);
+  luaL_checklstring(L, 3, &length);
+  char head[SD_FRAME_HEADER_MAX];
+  int n = sd_frame_header(&frame, length, head);
+  if (n < 0) return sd_push_failure(L, n == -EMSGSIZE ? SD_ELIMIT : n);
+  lua_pushlstring(L, head, (size_t)n);
+  lua_replace(L, 2);
+  const char *tail = sd_frame_trailer(&frame, &tail_length);
+  lua_pushlstring(L, tail, tail_length);
+  return write_arguments(L, c);
+}
+
+static int l_flush(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  int err = failure_of(c);
+  if (err) return sd_push_failure(L, err);
+  sd_conn_flush(&c->conn);
+  err = failure_of(c);
+  if (err) return sd_push_failure(L, err);
+  if (sd_conn_queued(&c->conn) > 0 || c->writers != NULL) return wait_as(L, c, WAIT_TO_FLUSH);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+void sd_l_write_register(lua_State *L) {
+  static const luaL_Reg methods[] = {{"write", l_write},
+                                     {"try_write", l_try_write},
+                                     {"write_frame", l_write_frame},
+                                     {"flush", l_flush},
+                                     {NULL, NULL}};
+  luaL_register(L, NULL, methods);
+}
