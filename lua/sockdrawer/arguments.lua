@@ -14,9 +14,7 @@ local arguments = {}
 ---@field action "run"|"check"|"list"|"verb"|"help"|"version"|"usage"|"later"
 ---@field script? string
 ---@field args? string[]       what goes to the script
----@field overrides? table     what beats sd.server: listen (a list of "[POOL=]ADDR"), loops, name, control, log, …
----@field ready_fd? integer
----@field watch? boolean
+---@field overrides? table     what beats sd.server, by key: listen (a list of "[POOL=]ADDR"), loops, …; ready_fd, watch
 ---@field verb? sockdrawer.Verb
 ---@field params? table
 ---@field control? string      which instance
@@ -201,6 +199,7 @@ local function overrides_of(values)
   local overrides = {}
   for _, row in ipairs(rows.launcher) do overrides[row.key] = values[row.key] end
   if #overrides.listen == 0 then overrides.listen = nil end
+  overrides.ready_fd, overrides.watch = values.ready_fd, values.watch
   return overrides
 end
 
@@ -217,7 +216,7 @@ local function parse_script(action, options, script, words, tail)
   if not script then return usage_error(("%s needs a script"):format(action)) end
   return {
     action = action, script = script, args = append(parsed.words, tail), json = values.json,
-    overrides = overrides_of(values), ready_fd = values.ready_fd, watch = values.watch,
+    overrides = overrides_of(values),
   }
 end
 

@@ -148,10 +148,7 @@ end
 
 local function start_options(command)
   command.overrides.control = absolute(command.overrides.control)
-  return {
-    script = command.script, args = command.args, overrides = command.overrides, ready_fd = command.ready_fd,
-    watch = command.watch,
-  }
+  return { script = command.script, args = command.args, overrides = command.overrides }
 end
 
 local actions = {}
