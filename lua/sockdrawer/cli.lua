@@ -160,8 +160,7 @@ end
 
 function actions.version()
   local versions = core.versions()
-  io.stdout:write(("sockdrawer %s, LuaJIT %s, libuv %s\n"):format(
-    versions.sockdrawer, versions.luajit, versions.libuv))
+  io.stdout:write(("sockdrawer %s, %s, libuv %s\n"):format(versions.sockdrawer, versions.luajit, versions.libuv))
   return outcomes.DONE
 end
 

@@ -9,6 +9,7 @@ local instances = {}
 
 local SHARED_WRITE = 18 -- 022: writable by group or others
 local CONNECT_TIMEOUT = 2
+local BACKLOG = 1024 -- a burst of clients waits here; those of no use are sorted out once accepted
 
 --- The folders that control sockets are looked for in, the first being where a new one goes.
 ---@param uid integer
@@ -91,8 +92,10 @@ local function is_foreign(path)
   return info and info.uid ~= core.getuid() and ("%s belongs to uid %d"):format(path, info.uid)
 end
 
+-- `mode` is permission bits, or an octal text.
 local function address_of(path, options)
-  local text = ("unix:%s?mode=%s"):format(path, options.mode or "0600")
+  local mode = options.mode or "0600"
+  local text = ("unix:%s?mode=%s"):format(path, type(mode) == "number" and ("%04o"):format(mode) or mode)
   if options.group then text = text .. "&owner=:" .. options.group end
   return text
 end
@@ -101,7 +104,7 @@ end
 --- file again (if it still is ours), to be called before the descriptor is closed. Or nil and why not ("already
 --- running, pid N").
 ---@param path string
----@param options { mode?: string, group?: string }
+---@param options { mode?: string|integer, group?: string }
 ---@return integer? fd, function|string remove
 function instances.claim(path, options)
   local folder = path:match "^(.+)/[^/]*$" or path:sub(1, 1) == "/" and "/" or "."
@@ -109,7 +112,7 @@ function instances.claim(path, options)
   if not ok then return nil, why end
   local foreign = is_foreign(path)
   if foreign then return nil, foreign end
-  local fd, err, ino, dev = core.listen { address = address_of(path, options), backlog = 64 }
+  local fd, err, ino, dev = core.listen { address = address_of(path, options), backlog = BACKLOG }
   if fd then return fd, function() core.unlink_socket(path, ino, dev) end end
   local pid = err == "EADDRINUSE" and instances.listening(path)
   if pid then return nil, ("already running, pid %d"):format(pid) end

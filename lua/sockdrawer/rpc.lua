@@ -118,7 +118,7 @@ end
 --- Claims the control socket and serves `instance` on it (see jsonrpc.perform). `path` defaults to the one that belongs
 --- to instance.name. `mode` and `group` let others in: whoever the socket's mode admits is admitted.
 ---@param instance { name: string, call: function, supervised?: boolean }
----@param options { path?: string, mode?: string, group?: string }
+---@param options { path?: string, mode?: string|integer, group?: string }
 ---@return sockdrawer.ControlServer? server, string? err
 function rpc.serve(instance, options)
   local path = options.path or instances.default_path(instance.name)

@@ -270,12 +270,27 @@ describe("a verb on the command line", function()
     assert.same({ rows[2].id }, { json.decode(out)[1].id })
     _, out = s:ctl "conns --json --peer 10.0.0.0/8"
     assert.equal("[]\n", out)
-    assert.equal(0, (s:ctl("close", rows[1].id)))
-    local status, _, err = s:ctl("close", rows[1].id)
-    assert.equal(1, status)
-    assert.matches("no such connection", err)
     a:close()
     b:close()
+  end)
+
+  it("closes connections, and says which do not exist", function()
+    local s = start()
+    local client = s:connect()
+    client:send "hello\n"
+    assert.equal("hello", client:receive "*l")
+    local id = s:rpc("conns")[1].id
+    local status, out = s:ctl("close --json", id)
+    assert.equal(0, status)
+    assert.same({ closed = 1, missing = {} }, json.decode(out))
+    assert.equal("closed", select(2, client:receive "*l"))
+    client:close()
+    assert.truthy(server.eventually(function() return #s:rpc "conns" == 0 end))
+    local err
+    status, out, err = s:ctl("close --json", id)
+    assert.equal(1, status)
+    assert.same({ closed = 0, missing = { id } }, json.decode(out))
+    assert.matches("no such connection: " .. id:gsub("%p", "%%%0"), err)
   end)
 
   it("ends with 2 when it is written wrongly, and asks nobody", function()

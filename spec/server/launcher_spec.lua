@@ -73,7 +73,7 @@ describe("the program", function()
   it("prints where it listens and that it is ready, and nothing else", function()
     local s = server.start {
       script = 'print "while loading"\n' .. [[
-        return function(conn) print("in", "handler") io.stdout:write "raw\n" conn:write "x\n" end]],
+        return function(conn) print("in", "handler") io.stdout:write "raw\n" io.stdout:flush() conn:write "x\n" end]],
       args = { "-l", "tcp://127.0.0.1:0", "-n", "1" },
     }
     local client = s:connect()
