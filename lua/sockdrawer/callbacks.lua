@@ -4,6 +4,8 @@
 -- things: what to read next, which callback an event goes to, and what a result means. The end is not its business:
 -- however the connection ended, the core calls `finish` once, and that alone calls handle_close.
 
+local core = require "sockdrawer.core"
+local runtime = require "sockdrawer.runtime"
 local shape = require "sockdrawer.generation.shape"
 
 local callbacks = {}
@@ -134,12 +136,37 @@ local function next_timeout(session)
   return once
 end
 
+-- By connection id: tasks that wait for the end of a connection whose peer will send no more.
+local waiting = {}
+
+-- The idle timeout does not run here: nobody waits for the peer. What ends the wait is the end of the connection,
+-- a drain, or the timeout that the handler asked for.
+function callbacks.wait_end(session, conn, timeout)
+  local task, id = core.current(), conn.id
+  if not session.watched then
+    session.watched = true
+    conn:on_close(function() task:wake() end)
+  end
+  waiting[id] = task
+  local _, why = core.park(timeout or nil)
+  waiting[id] = nil
+  return nil, why or "closed"
+end
+
+--- Tells a connection that its pool drains.
+---@param conn table
+function callbacks.drain(conn)
+  conn:_drain()
+  local task = waiting[conn.id]
+  if task then task:wake(nil, "shutdown") end
+end
+
 -- One wait, and what came of it. An interrupted wait is not over: its timeout stands.
 local function step(session, conn)
   local timeout = next_timeout(session)
   local data, err, partial
   if session.eof then
-    data, err = conn:_wait_end(timeout)
+    data, err = callbacks.wait_end(session, conn, timeout)
   else
     data, err, partial = conn:_read_message(session.handler.frames, timeout)
   end
@@ -157,7 +184,18 @@ local function drive(session, conn, args)
   local handle_connection = session.handler.handle_connection
   if handle_connection then apply(session, handle_connection(conn, args)) end
   while not session.ended do step(session, conn) end
-  return conn:_close(session.ended)
+  -- The core knows best what to call an end by the handler's own will: after a drain, say.
+  if session.ended ~= "handler" then conn:_note(session.ended) end
+end
+
+--- Makes the function that serves a connection in shape A.
+---@param fn fun(conn: table, args: table)
+---@return fun(conn: table, args: table)
+function callbacks.straight(fn)
+  return function(conn, args)
+    runtime.connections[conn.id] = conn
+    return fn(conn, args)
+  end
 end
 
 --- Makes the function that serves a connection with the callbacks of `handler`.
@@ -168,6 +206,7 @@ function callbacks.entry(handler, env)
   return function(conn, args)
     local session = { handler = handler, env = env, conn = conn }
     conn:_extra().session = session
+    runtime.connections[conn.id] = conn
     return drive(session, conn, args)
   end
 end
@@ -181,9 +220,10 @@ function callbacks.finisher(report)
     local session = conn:_extra().session
     if not session or session.finished then return end
     session.finished = true
+    runtime.connections[core.current().id] = conn
     local handler = session.handler
     if err and not session.told_error then
-      local ok, text = xpcall(tell_error, debug.traceback, session, conn, err)
+      local ok, text = xpcall(tell_error, debug.traceback, session, conn, (err:gsub("\nstack traceback:.*", "")))
       if not ok then report(conn, text) end
     end
     if handler.handle_close then handler.handle_close(conn, session.state, reason) end

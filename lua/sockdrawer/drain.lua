@@ -1,5 +1,6 @@
 --- Asking connections to end, and cutting those that do not.
 
+local callbacks = require "sockdrawer.callbacks"
 local core = require "sockdrawer.core"
 
 local drain = {}
@@ -36,7 +37,7 @@ local function tell(pools, before, told)
   for _, row in ipairs(list(pools, before)) do
     if not told[row.id] then
       told[row.id], told.count = true, told.count + 1
-      row.conn:_drain()
+      callbacks.drain(row.conn)
     end
   end
 end

@@ -66,7 +66,7 @@ end
 ---@param err string
 ---@return string
 function sd.strerror(err)
-  return core.strerror(err)
+  return core.error_text(err)
 end
 
 --- The luv module on this loop, where there is one.
@@ -80,7 +80,7 @@ sd.coroutine = core.coroutine
 -- A record carries where it comes from; what the caller says about that goes before.
 local function write_log(level, ...)
   local event, fields = ...
-  local record = runtime.origin()
+  local record = runtime.origin(runtime.connection())
   if type(fields) == "table" then
     for key, value in pairs(fields) do record[key] = value end
     return log.write(level, event, record)

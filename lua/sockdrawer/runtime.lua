@@ -14,7 +14,30 @@ local runtime = {
   loading = nil,   -- while a script or module loads: its scope
   control = nil,   -- fn(verb, params) → result | nil, err, data: asks the instance
   states = {},     -- the tables of sd.state, which outlive every generation
+  connections = setmetatable({}, { __mode = "v" }), -- by the id of a task that works for one
 }
+
+--- The connection that the running task works for, if any.
+---@return table|nil conn
+function runtime.connection()
+  local task = core.current()
+  return task and runtime.connections[task.id]
+end
+
+-- "ip:port", "[ip]:port", or the path of a unix socket.
+local function peer_of(conn)
+  local ip, port = conn:peer()
+  if not ip or not port then return ip end
+  return (ip:find(":", 1, true) and "[%s]:%d" or "%s:%d"):format(ip, port)
+end
+
+--- Where a log record comes from, as its fields.
+---@param conn table|nil
+---@return table
+function runtime.origin(conn)
+  if not conn then return {} end
+  return { pool = conn.pool, generation = conn.generation, conn = conn.id, peer = peer_of(conn) }
+end
 
 ---@class sockdrawer.Scope
 ---@field state "noted"|"running"|"over"
@@ -67,12 +90,6 @@ local function restore(outer, was_loading, ...)
   runtime.loading = outer
   core.loading(was_loading)
   return ...
-end
-
---- Where the running code belongs to, as fields of a log record.
----@return table
-function runtime.origin()
-  return {}
 end
 
 --- Runs `fn(...)` as code that loads into `scope`; nothing in it may wait. Answers like pcall, but an

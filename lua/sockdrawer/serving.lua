@@ -97,7 +97,7 @@ local function load_generation(self, change, name, wanted)
   end
   local shape, err = generation.check_shape(handler)
   if not shape then error({ text = err }, 0) end
-  local fn = shape == "callbacks" and callbacks.entry(handler, { require = find }) or handler
+  local fn = shape == "callbacks" and callbacks.entry(handler, { require = find }) or callbacks.straight(handler)
   return { number = wanted.number, fn = fn, shape = shape, args = wanted.args or {}, scope = scope }
 end
 
@@ -112,24 +112,26 @@ local function register(self, pool, loaded)
   pool.generations[loaded.number] = loaded
 end
 
-local function log_connections(options)
-  return type(options.log) == "table" and options.log.connections == true
-end
-
 local function settings(options)
   return {
     limits = options.limits, timeouts = options.timeouts, when_full = options.when_full, socket = options.socket,
-    log_connections = log_connections(options),
   }
+end
+
+local function log_ended(row)
+  row.conn, row.state = nil, nil
+  row.conn, row.id = row.id, nil
+  log.info("connection_ended", row)
 end
 
 local function open_pool(self, state)
   local options = settings(state.options)
   options.name, options.index, options.loop = state.name, state.index, runtime.loop
-  local pool = {
-    name = state.name, generations = {}, listening = {}, core = core.pool(options),
-  }
+  local pool = { name = state.name, generations = {}, listening = {}, core = core.pool(options) }
   pool.core:on_drained(function(number) self:_retire(pool, number) end)
+  pool.core:on_event(function(err, rest)
+    log.warn("accept_failed", { pool = pool.name, msg = ("%s: trying again in %g s"):format(err, rest) })
+  end)
   self.pools[state.name] = pool
   return pool
 end
@@ -147,6 +149,7 @@ local function apply_options(pool, options)
   apply_level(pool, pool.options and level_of(pool.options), level_of(options))
   pool.options = options
   pool.core:configure(settings(options))
+  pool.core:on_ended(type(options.log) == "table" and options.log.connections and log_ended or nil)
 end
 
 -- The two steps.
@@ -221,6 +224,7 @@ local function commit_pool(self, entry)
   if not entry.registered then register(self, pool, loaded) end
   pool.current = loaded.number
   if loaded.scope then loaded.scope:commit() end
+  pool.core:try()
   if old and (pool.core:counts()[old.number] or 0) == 0 then self:_retire(pool, old.number) end
   return pool
 end
@@ -232,13 +236,20 @@ local function commit_script(self, change)
   self.script.scope:commit()
 end
 
+local function forget_removed(self, pool)
+  if self.pools[pool.name] ~= pool or not pool.removed or pool.core:count() > 0 then return end
+  self.pools[pool.name] = nil
+  pool.core:close()
+end
+
 -- Connections of a removed pool go on; the pool itself goes with the last of them.
 local function remove_pool(self, name)
   local pool = self.pools[name]
   if not pool then return end
   cancel_scope(pool.generations[pool.current])
   pool.removed = true
-  if pool.core:count() == 0 then self.pools[name] = nil end
+  pool.core:on_ended(function() forget_removed(self, pool) end)
+  forget_removed(self, pool)
 end
 
 --- Makes a prepared change real. Nothing in here can fail any more.
@@ -289,7 +300,7 @@ function Serving:_retire(pool, number)
   cancel_scope(old)
   self:_collect()
   self.on_retired(pool.name, number)
-  if pool.removed and pool.core:count() == 0 then self.pools[pool.name] = nil end
+  forget_removed(self, pool)
 end
 
 --- Tells what these pools began while they loaded that the end is near: sleeps of theirs answer "shutdown".

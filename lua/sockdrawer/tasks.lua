@@ -11,7 +11,7 @@ local running = setmetatable({}, { __mode = "v" })
 
 local function current()
   local task = core.current()
-  return task and running[task:id()]
+  return task and running[task.id]
 end
 
 ---@class sockdrawer.Task
@@ -58,8 +58,9 @@ local function new(fn, ...)
 end
 
 local function adopt(self, handle)
-  self.handle, self.id = handle, handle:id()
+  self.handle, self.id = handle, handle.id
   running[self.id] = self
+  runtime.connections[self.id] = runtime.connection()
   self.arguments = nil
 end
 

@@ -25,27 +25,15 @@ Worker.__index = Worker
 
 -- Errors: one line each, with whatever is known about where it happened.
 
-local function peer_text(conn)
-  local ip, port = conn:peer()
-  if not ip then return nil end
-  if not port then return ip end
-  return (ip:find(":", 1, true) and "[%s]:%s" or "%s:%s"):format(ip, port)
-end
-
-local function origin_of(conn)
-  if not conn then return {} end
-  return { pool = conn.pool, generation = conn.generation, conn = conn.id, peer = peer_text(conn) }
-end
-
 local function report(conn, text, origin)
-  local fields = origin_of(conn)
+  local fields = runtime.origin(conn)
   for key, value in pairs(origin or {}) do fields[key] = value end
   fields.msg = text
-  log.error("handler_error", fields)
+  log.error(fields.pool and "handler_error" or "task_error", fields)
 end
 
 local function on_task_error(id, text, conn)
-  report(conn, text, tasks.failed(id, text))
+  report(conn or runtime.connections[id], text, tasks.failed(id, text))
 end
 
 -- What user code prints is one log line per call.
@@ -142,7 +130,11 @@ function operations.listen(self, params, fds)
     core.close(fd)
     return nil, "no such pool"
   end
-  pool.core:accept(fd, params.id)
+  local ok, err = pool.core:accept(fd, params.id)
+  if not ok then
+    core.close(fd)
+    return nil, err
+  end
   pool.listening[params.id] = true
   return true
 end
@@ -313,6 +305,7 @@ function worker.main()
   core.ignore_signals { "TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "PIPE" }
   core.parent_death(DRAIN_DEADLINE)
   tune_jit()
+  core.luv() -- it has to be opened here, on the main state, or never
   print = print_to_log -- luacheck: ignore 121
   return core.run(function() worker.start(core.channel(CHANNEL)) end)
 end

@@ -1,9 +1,13 @@
 -- The driver against a connection that plays back what reads answer. How real sockets end is in spec/server.
+local core = require("spec.support.fake_core").install()
 local callbacks = require "sockdrawer.callbacks"
+
+function core.current() return { id = "1" } end
+function callbacks.wait_end(_, conn, timeout) return conn:wait_end(timeout) end
 
 -- `script`: one row per wait, { data } or { nil, err }. Notes what it was asked: kind and timeout of each read.
 local function fake_conn(script)
-  local conn = { asked = {}, written = {}, extra = {}, at = 0 }
+  local conn = { asked = {}, written = {}, extra = {}, at = 0, id = "1" }
 
   local function answer(kind, timeout)
     table.insert(conn.asked, { kind = kind, timeout = timeout })
@@ -14,9 +18,9 @@ local function fake_conn(script)
   end
 
   function conn._read_message(_, kind, timeout) return answer(kind, timeout) end
-  function conn._wait_end(_, timeout) return answer("end", timeout) end
+  function conn.wait_end(_, timeout) return answer("end", timeout) end
   function conn:_extra() return self.extra end
-  function conn:_close(reason) self.ended = self.ended or reason end
+  function conn:_note(reason) self.ended = self.ended or reason end
   function conn:close() self.ended = self.ended or "handler" end
   function conn:reason() return self.ended end
   function conn:unread(text) self.unread_text = text end
@@ -43,7 +47,8 @@ local function play(handler, script, options)
   local reports = {}
   local finish = callbacks.finisher(function(_, text) table.insert(reports, text) end)
   for _ = 1, 2 do -- a second telling must not be heard
-    conn.finished, conn.failure = pcall(finish, conn, not ok and "error" or conn.ended, not ok and err or nil)
+    local reason = not ok and "error" or conn.ended or "handler"
+    conn.finished, conn.failure = pcall(finish, conn, reason, not ok and err or nil)
     if not conn.finished then break end
   end
   conn.raised, conn.reports = not ok and err or nil, reports

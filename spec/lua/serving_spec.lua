@@ -9,6 +9,10 @@ local function fake_pool(options)
     table.insert(self.forgotten, number)
   end
   function pool:on_drained(fn) self.drained = fn end
+  function pool.on_event() end
+  function pool.on_ended() end
+  function pool.try() end
+  function pool:close() self.closed = true end
   function pool:configure(changed) self.configured = changed end
   function pool:counts() return self.open end
   function pool:count()
@@ -24,7 +28,7 @@ local function install()
   local spawn = core.spawn
   function core.spawn(...)
     local task = spawn(...)
-    function task.id() return tostring(task) end
+    task.id = tostring(task)
     return task
   end
   core.pool, core.pools = function(options)

@@ -7,8 +7,7 @@ local function install()
   local function named(task)
     ids = ids + 1
     local id = tostring(ids)
-    getmetatable(task).id = function(self) return rawget(self, "name") end
-    task.name = id
+    task.id = id
     return task
   end
   function core.spawn(...) return named(spawn(...)) end

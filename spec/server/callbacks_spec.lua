@@ -81,6 +81,13 @@ sd.pool("half", { listen = "tcp://127.0.0.1:0", handler = {
   handle_close = function(_, _, reason) note("close", reason) end,
 } })
 
+sd.pool("patient", { listen = "tcp://127.0.0.1:0", timeouts = { idle = 0.2 }, handler = {
+  half_open = true,
+  handle_eof = function(conn) conn:write "still here\n" end,
+  handle_shutdown = function(conn) conn:write "draining\n" end,
+  handle_close = function(_, _, reason) note("close", reason) end,
+} })
+
 sd.pool("default", { listen = "tcp://127.0.0.1:0", timeouts = { idle = 0.3 }, handler = {
   handle_data = function(conn, data) conn:write(data) end,
   handle_close = function(_, _, reason) note("close", reason) end,
@@ -306,7 +313,21 @@ describe("the defaults of callbacks", function()
     c:shutdown "send"
     assert.equal("cba", client.rest(c))
     c:close()
-    expect_heard(s, { "eof", "close handler" })
+    expect_heard(s, { "eof", "close peer" })
+  end)
+
+  it("keep a half-closed connection until its handler, a drain or a cut ends it", function()
+    local s = start()
+    local c = s:connect "patient"
+    c:shutdown "send"
+    assert.equal("still here", client.line(c))
+    client.expect_silence(c, 0.5)
+    local result = assert(s:rpc("drain", { pool = "patient", deadline = 0.3 }))
+    assert.equal(1, result.cut)
+    assert.equal("draining", client.line(c))
+    client.expect_closed(c)
+    c:close()
+    expect_heard(s, { "close cut" })
   end)
 end)
 
