@@ -22,6 +22,8 @@ local function drop_rights()
 end
 
 if role ~= "worker" and role ~= "loader" then fail("unknown role " .. tostring(role)) end
+io.stdout:setvbuf "line" -- a pipe would keep what user code writes until there is a lot of it
+core.set_title(arg[-1]) -- argv[0] is the title already; this hides the words behind it
 local program = require("sockdrawer." .. role)
 drop_rights()
 arg = { [0] = arg[0] } -- luacheck: ignore 121

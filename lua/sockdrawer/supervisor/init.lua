@@ -112,7 +112,8 @@ end
 -- The control socket is the instance's lock, so it comes before anything that can be seen from outside.
 function Instance:_take_lock()
   local control = self.spec.server.control or {}
-  local server, err = rpc.serve(self, { path = control.path, mode = control.mode, group = control.group })
+  local mode = type(control.mode) == "number" and ("%04o"):format(control.mode) or control.mode
+  local server, err = rpc.serve(self, { path = control.path, mode = mode, group = control.group })
   if not server then return nil, err end
   self.control = server
   return true
