@@ -20,7 +20,9 @@ local ANSWER_TIMEOUT, LIST_TIMEOUT, GONE_TIMEOUT = 10, 2, 10
 -- Objects read better, and compare better, when the telling fields come first.
 local KEY_ORDER = { "protocol", "name", "pool", "id", "loop", "generation", "from", "to", "version", "pid", "state" }
 
+-- Line by line, with nothing in it that a terminal would obey.
 local function complain(text)
+  text = text:gsub("\t", "    ")
   for line in (text .. "\n"):gmatch "(.-)\n" do io.stderr:write(log.escape(line), "\n") end
 end
 

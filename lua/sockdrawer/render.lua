@@ -62,13 +62,26 @@ local function columns(names, records)
   return align(rows)
 end
 
+-- What a change did is read from left to right; other fields come after these, by name.
+local RANK = {}
+for rank, name in ipairs {
+  "id", "name", "pool", "kind", "pid", "state", "from", "to", "mode", "digest", "kept", "migrated", "failed", "closed",
+  "finished", "cut",
+} do
+  RANK[name] = rank
+end
+
+local function comes_before(a, b)
+  local rank_a, rank_b = RANK[a] or math.huge, RANK[b] or math.huge
+  if rank_a ~= rank_b then return rank_a < rank_b end
+  if type(a) == type(b) then return a < b end
+  return type(a) == "number"
+end
+
 local function sorted_keys(object)
   local keys = {}
   for key in pairs(object) do keys[#keys + 1] = key end
-  table.sort(keys, function(a, b)
-    if type(a) == type(b) then return a < b end
-    return type(a) == "number"
-  end)
+  table.sort(keys, comes_before)
   return keys
 end
 

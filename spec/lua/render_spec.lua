@@ -25,14 +25,14 @@ GENERATION  MODULE         DIGEST  STATE    CONNECTIONS  STARTED  CAUSE  BY
   end)
 
   it("is a line of names and values for what a change did", function()
-    assert.equal('cut=0 finished=3 why="it was asked"\n',
+    assert.equal('finished=3 cut=0 why="it was asked"\n',
       render.text("line", { finished = 3, cut = 0, why = "it was asked" }))
     assert.equal("pool=a to=2\npool=b to=3\n", render.text("line", { { pool = "a", to = 2 }, { pool = "b", to = 3 } }))
     assert.equal("done\n", render.text("line", true))
   end)
 
   it("is dotted names for options", function()
-    assert.equal("listen = a,b\nname = x\ntimeouts.idle = 60\ntls = false\n",
+    assert.equal("name = x\nlisten = a,b\ntimeouts.idle = 60\ntls = false\n",
       render.text("fields", { name = "x", timeouts = { idle = 60 }, tls = false, listen = { "a", "b" } }))
   end)
 
