@@ -1,0 +1,227 @@
+--- The loader: a disposable process that looks at user code before anybody depends on it.
+--
+-- It does one job and ends. Whatever goes wrong in here, a syntax error, a raise, os.exit, an endless loop, a crash,
+-- is the answer to that job, and nothing else has noticed.
+
+local generation = require "sockdrawer.generation"
+local plain = require "sockdrawer.plain"
+local script = require "sockdrawer.script"
+local source = require "sockdrawer.source"
+
+local M = {}
+
+-- Where the supervisor has put it (see main.lua).
+local CHANNEL = 3
+
+local GIB = 2 ^ 30
+local LINGER = 10
+
+-- The answers.
+
+local function version_of(handler)
+  return type(handler) == "table" and handler.version or nil
+end
+
+local function default_listen_of(handler)
+  return type(handler) == "table" and handler.default_listen or nil
+end
+
+-- What the supervisor keeps of a handler. An inline one has the script's snapshot.
+local function describe(handler, gen, module)
+  local shape, err = generation.check_shape(handler)
+  if not shape then return nil, err end
+  local snapshot = gen:snapshot()
+  return {
+    module = module, inline = module == nil, snapshot = snapshot, digest = generation.digest(snapshot),
+    version = version_of(handler), shape = shape, default_listen = default_listen_of(handler),
+  }
+end
+
+local function load_handler(module, o)
+  local gen, err, data = generation.load {
+    module = module, folder = o.folder, args = o.args, search = o.search, reader = o.reader,
+  }
+  if not gen then return nil, err, data end
+  local result, wrong = describe(gen.handler, gen, module)
+  if result then return result end
+  local file = gen:snapshot().modules[module]
+  return nil, (file and file.path .. ": " or "") .. wrong
+end
+
+-- Jobs.
+
+local function failed(failures, traceback)
+  return nil, table.concat(failures, "\n"), { failures = failures, traceback = traceback }
+end
+
+-- Every failure of a script needs to say which file, whatever the raise looked like.
+local function with_file(path, err)
+  return (err:find "^[^:\n]+:%d+: " or err:find(path, 1, true)) and err or path .. ": " .. err
+end
+
+local function evaluate(params)
+  local evaluation, err, data = script.evaluate { path = params.path, args = params.args, reader = params.reader }
+  if evaluation then return evaluation end
+  return failed({ with_file(params.path, err) }, data and data.traceback)
+end
+
+local function module_options(evaluation, params)
+  local gen = evaluation.generation
+  return {
+    folder = gen.folder, args = params.args, reader = params.reader,
+    search = { path = gen.package.path, cpath = gen.package.cpath },
+  }
+end
+
+-- The handlers of all pools; goes on after a failure, so that all are reported.
+local function load_handlers(evaluation, params, failures)
+  local handlers, tracebacks = {}, {}
+  for _, pool in ipairs(evaluation.pools) do
+    local module = type(pool.options) == "table" and pool.options.handler
+    if type(module) == "string" and type(pool.name) == "string" then
+      local result, err, data = load_handler(module, module_options(evaluation, params))
+      handlers[pool.name] = result
+      if not result then
+        failures[#failures + 1] = ('%s:%d: pool "%s": handler "%s": %s')
+          :format(pool.file, pool.line, pool.name, module, err)
+        tracebacks[#tracebacks + 1] = data and data.traceback
+      end
+    end
+  end
+  return handlers, tracebacks[1] and table.concat(tracebacks, "\n\n")
+end
+
+local function add_inline(evaluation, handlers)
+  for name, handler in pairs(evaluation.handlers) do
+    handlers[name] = describe(handler, evaluation.generation)
+  end
+end
+
+--- Evaluates a script, loads the handlers of all its pools and checks everything.
+---@param params { path: string, args: string[]|nil, overrides: table|nil }
+---@return { spec: sockdrawer.Spec, snapshot: sockdrawer.Snapshot, handlers: table<string, table> }|nil
+---@return string|nil err
+---@return { failures: string[], traceback: string|nil }|nil
+function M.load_script(params)
+  local evaluation, err, data = evaluate(params)
+  if not evaluation then return nil, err, data end
+  local spec, failures = script.plain_spec(evaluation, params.overrides)
+  local handlers, traceback = load_handlers(evaluation, params, failures)
+  if #failures > 0 then return failed(failures, traceback) end
+  add_inline(evaluation, handlers)
+  return { spec = spec, snapshot = evaluation.generation:snapshot(), handlers = handlers }
+end
+
+--- Loads one module as a handler.
+---@param params { module: string, folder: string|nil, script_path: string|nil, script_args: string[]|nil,
+---  search: { path: string, cpath: string }|nil, args: table|nil } search: as in the spec
+---@return table|nil result
+---@return string|nil err
+---@return { traceback: string|nil }|nil
+function M.load_module(params)
+  local ok, wrong = plain.check(params.args or {}, "args")
+  if not ok then return nil, wrong end
+  local folder = params.folder or params.script_path and source.folder(params.script_path)
+  local result, err, data = load_handler(params.module, {
+    folder = folder, args = params.script_args, search = params.search, reader = params.reader,
+  })
+  if result then return result end
+  return nil, ('handler "%s": %s'):format(params.module, err), data
+end
+
+local function inline_of(evaluation, name)
+  local handler = evaluation.handlers[name]
+  if handler then return handler end
+  for _, pool in ipairs(evaluation.pools) do
+    if pool.name == name then
+      return nil, ('%s:%d: pool "%s": its handler is no longer in the script'):format(pool.file, pool.line, name)
+    end
+  end
+  return nil, ('%s: the script declares no pool "%s"'):format(evaluation.path, name)
+end
+
+--- Evaluates a script again and takes only the handler that one of its pools has in it.
+---@param params { pool: string, path: string, args: string[]|nil, overrides: table|nil }
+---@return table|nil result
+---@return string|nil err
+---@return { traceback: string|nil }|nil
+function M.load_inline(params)
+  local evaluation, err, data = evaluate(params)
+  if not evaluation then return nil, err, data end
+  local handler, missing = inline_of(evaluation, params.pool)
+  if not handler then return nil, missing end
+  local result, wrong = describe(handler, evaluation.generation)
+  if not result then return nil, ('%s: pool "%s": handler: %s'):format(params.path, params.pool, wrong) end
+  return result
+end
+
+-- The process.
+
+-- Address space in use now, in bytes; the limit counts from there.
+local function address_space()
+  local pages = tonumber((source.read "/proc/self/statm" or ""):match "^%d+")
+  return pages and pages * 4096
+end
+
+-- Code that eats memory shall fail here, where it costs nothing. Sanitizers reserve far more than any limit.
+local function limit_memory(core)
+  local used = address_space()
+  if used and not os.getenv "SOCKDRAWER_NO_AS_LIMIT" then core.rlimit("as", used + GIB) end
+end
+
+-- What user code prints is one log line per call.
+local function print_to_log(...)
+  local words = {}
+  for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
+  require("sockdrawer.log").info("output", { msg = table.concat(words, "\t") })
+end
+
+local function settle(params)
+  local runtime = require "sockdrawer.runtime"
+  runtime.role = "loader"
+  local overrides = params.overrides or {}
+  runtime.name = params.name or overrides.name or runtime.name
+  runtime.loops = params.loops or overrides.loops or require("sockdrawer.core").cpus()
+end
+
+-- The supervisor ends us when it has the answer; should it forget, we leave by ourselves.
+local function leave_soon(core, ...)
+  core.spawn(function()
+    core.park(LINGER)
+    core.stop(0)
+  end):detach()
+  return ...
+end
+
+local function jobs(core)
+  local busy = false
+  local function once(job)
+    return function(params)
+      if busy then return nil, "a loader does one job" end
+      busy = true
+      settle(params)
+      limit_memory(core)
+      return leave_soon(core, job(params))
+    end
+  end
+  return {
+    script = once(M.load_script),
+    module = once(M.load_module),
+    inline = once(M.load_inline),
+    closed = function() core.stop(0) end,
+  }
+end
+
+--- The life of a loader process. Returns its exit status.
+---@param channel_fd integer|nil
+---@return integer
+function M.main(channel_fd)
+  local core = require "sockdrawer.core"
+  local wire = require "sockdrawer.wire"
+  core.ignore_signals { "TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "PIPE" }
+  core.parent_death(1)
+  print = print_to_log -- luacheck: ignore 121
+  return core.run(function() wire.new(core.channel(channel_fd or CHANNEL), jobs(core)) end)
+end
+
+return M
