@@ -241,38 +241,38 @@ local function verb_parser(row)
   return parser
 end
 
--- A verb of a later stage is passed on as it is: the instance says what it is missing.
-local function parse_later_verb(row, words)
-  local kept = {}
-  local at = 1
-  while at <= #words do
-    local flag = words[at]:match "^[^=]+"
-    for _, option in ipairs(client_options) do
-      for _, name in ipairs(option) do
-        if name == flag then append(kept, { words[at], takes_value[words[at]] and words[at + 1] or nil }) end
-      end
-    end
-    at = at + 1
+-- The words of `words` that are one of `options`, each with its value.
+local function pick_options(options, words)
+  local known, kept = {}, {}
+  for _, option in ipairs(options) do
+    for _, flag in ipairs(option) do known[flag] = true end
   end
+  for at, word in ipairs(words) do
+    if known[word:match "^[^=]+"] then append(kept, { word, takes_value[word] and words[at + 1] or nil }) end
+  end
+  return kept
+end
+
+-- What a verb of a later stage was told is not even looked at: the instance says that it is missing.
+local function read_later_verb(row, words)
+  local kept = pick_options(client_options, words)
   local values, fault = parse_with(new_parser(row.name, row.help, client_options), client_options, kept)
-  if not values then return usage_error(fault) end
-  return values, {}
+  return values, values and {} or fault
+end
+
+local function read_verb(row, words)
+  local values, parsed = parse_with(verb_parser(row), client_options, words)
+  if not values then return nil, row.name .. ": " .. parsed end
+  local params = verbs.from_words(row, parsed)
+  local checked, word, message = verbs.check(row.name, params)
+  if word == "params" then return nil, message end
+  return values, checked or params
 end
 
 local function parse_verb(row, words, tail)
   if #tail > 0 then append(append(words, { "--" }), tail) end
-  local values, parsed, params
-  if row.stage then
-    values, params = parse_later_verb(row, words)
-    if values.action then return values end
-  else
-    values, parsed = parse_with(verb_parser(row), client_options, words)
-    if not values then return usage_error(row.name .. ": " .. parsed) end
-    params = verbs.from_words(row, parsed)
-    local checked, word, message = verbs.check(row.name, params)
-    if word == "params" then return usage_error(message) end
-    params = checked or params
-  end
+  local values, params = (row.stage and read_later_verb or read_verb)(row, words)
+  if not values then return usage_error(params) end
   return {
     action = "verb", verb = row, params = params, control = values.control, name = values.name, json = values.json,
     timeout = values.timeout,

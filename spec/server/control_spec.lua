@@ -361,6 +361,30 @@ describe("a verb on the command line", function()
     client:close()
   end)
 
+  it("ends with 5 while another change is under way, or waits for it", function()
+    local s = start_declared { ["handlers/one.lua"] = greeting "one" }
+    s:write("handlers/slow.lua", [[
+      local until_then = os.clock() + 1
+      while os.clock() < until_then do end
+    ]] .. greeting "slow")
+    local other = s:control_connection()
+    send(other, '{"jsonrpc":"2.0","id":1,"method":"swap","params":{"pool":"echo","module":"handlers.slow"}}')
+    assert.truthy(server.eventually(function()
+      local _, failure = s:rpc("rollback", { pool = "echo" })
+      return failure.code == -32001
+    end))
+    local status, out, err = s:ctl "swap echo handlers.one"
+    assert.equal(5, status)
+    assert.equal("", out)
+    assert.matches("busy", err)
+    status, out = s:ctl "swap echo handlers.one --wait 20 --json"
+    assert.equal(0, status)
+    assert.equal(2, json.decode(out).from)
+    other:settimeout(10)
+    assert.equal(2, receive(other).result.to)
+    other:close()
+  end)
+
   it("says all about code that does not load, and changes nothing", function()
     local s = start_declared { ["handlers/one.lua"] = greeting "one" }
     s:write("handlers/bad.lua", "local function inner() error 'no good' end\ninner()\n")
