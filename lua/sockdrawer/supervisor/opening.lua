@@ -91,7 +91,7 @@ local function open_group(pool, text, loops)
   local ok, err, more = open_members(pool, group, loops)
   if ok then return group end
   opening.close_all { group }
-  return nil, ("%s%s"):format(tostring(err), more and ": " .. more or "")
+  return nil, more and more:gsub("^listen %S+: ", "") or tostring(err)
 end
 
 --- Opens all addresses of a pool, or none.

@@ -111,7 +111,7 @@ end
 -- The last steps are the same for every end. The control socket goes last: its answers say how it went.
 function Stopping:_finish(status, brutal)
   local instance = self.instance
-  instance.workers:stop(brutal)
+  if instance.workers then instance.workers:stop(brutal) end
   instance.watch.closed = true
   instance.loaders:close()
   log.info("stopped", { status = status })
