@@ -36,12 +36,13 @@ local function probe(address)
   return core.probe_address { address = address.text }
 end
 
+-- TCP sockets share their port even where there is only one: others are to open beside it later.
 local function listen_options(pool, address, port)
-  local socket = pool.options.socket or {}
-  return {
-    address = address.text, port = port, backlog = socket.backlog, v6only = socket.v6only,
-    reuseport = address.scheme == "tcp", socket = socket,
-  }
+  local socket = {}
+  for name, value in pairs(pool.options.socket or {}) do socket[name] = value end
+  local reuseport = address.scheme == "tcp" and socket.reuseport ~= false
+  socket.reuseport = nil
+  return { address = address.text, port = port, reuseport = reuseport, socket = socket }
 end
 
 local function add_member(pool, group, port)
