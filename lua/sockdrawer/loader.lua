@@ -4,6 +4,7 @@
 -- is the answer to that job, and nothing else has noticed.
 
 local generation = require "sockdrawer.generation"
+local options = require "sockdrawer.options"
 local plain = require "sockdrawer.plain"
 local script = require "sockdrawer.script"
 local source = require "sockdrawer.source"
@@ -114,7 +115,7 @@ end
 
 --- Loads one module as a handler.
 ---@param params { module: string, folder: string|nil, script_path: string|nil, script_args: string[]|nil,
----  search: { path: string, cpath: string }|nil, args: table|nil } search: as in the spec
+---  path: string|nil, cpath: string|nil, args: table|nil } path, cpath: the module path, as in the spec
 ---@return table|nil result
 ---@return string|nil err
 ---@return { traceback: string|nil }|nil
@@ -123,7 +124,8 @@ function M.load_module(params)
   if not ok then return nil, wrong end
   local folder = params.folder or params.script_path and source.folder(params.script_path)
   local result, err, data = load_handler(params.module, {
-    folder = folder, args = params.script_args, search = params.search, reader = params.reader,
+    folder = folder, args = params.script_args, reader = params.reader,
+    search = params.path and { path = params.path, cpath = params.cpath or package.cpath },
   })
   if result then return result end
   return nil, ('handler "%s": %s'):format(params.module, err), data
@@ -159,14 +161,25 @@ end
 
 -- Address space in use now, in bytes; the limit counts from there.
 local function address_space()
-  local pages = tonumber((source.read "/proc/self/statm" or ""):match "^%d+")
-  return pages and pages * 4096
+  local kib = (source.read "/proc/self/status" or ""):match "VmSize:%s*(%d+) kB"
+  return kib and tonumber(kib) * 1024
 end
 
 -- Code that eats memory shall fail here, where it costs nothing. Sanitizers reserve far more than any limit.
 local function limit_memory(core)
-  local used = address_space()
-  if used and not os.getenv "SOCKDRAWER_NO_AS_LIMIT" then core.rlimit("as", used + GIB) end
+  local used, before = address_space(), core.rlimit "as"
+  if not used or os.getenv "SOCKDRAWER_NO_AS_LIMIT" then return end
+  core.rlimit("as", math.min(used + GIB, before))
+  return before
+end
+
+-- The answer needs memory as well, and what the job has left may hold all of it.
+local function lift_limit(core, before, ...)
+  if before then
+    core.rlimit("as", before)
+    collectgarbage()
+  end
+  return ...
 end
 
 -- What user code prints is one log line per call.
@@ -180,7 +193,7 @@ local function settle(params)
   local runtime = require "sockdrawer.runtime"
   runtime.role = "loader"
   local overrides = params.overrides or {}
-  runtime.name = params.name or overrides.name or runtime.name
+  runtime.name = params.name or overrides.name or params.path and options.base_name(params.path) or runtime.name
   runtime.loops = params.loops or overrides.loops or require("sockdrawer.core").cpus()
 end
 
@@ -200,8 +213,7 @@ local function jobs(core)
       if busy then return nil, "a loader does one job" end
       busy = true
       settle(params)
-      limit_memory(core)
-      return leave_soon(core, job(params))
+      return leave_soon(core, lift_limit(core, limit_memory(core), job(params)))
     end
   end
   return {

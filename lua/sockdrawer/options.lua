@@ -224,9 +224,6 @@ function M.parse_overrides(given, report)
   return out
 end
 
---- The launcher's rows that are options of the instance: { short, long, arg, key, help, later }.
-M.launcher = rows.launcher
-
 --- Two columns for `--help`: how an option is written, and what it means.
 ---@return { [1]: string, [2]: string }[]
 function M.help_rows()

@@ -292,7 +292,8 @@ end
 ---@field server table effective options of sd.server
 ---@field pools table[] { name, mode, file, line, addresses, handler, inline, options, given }, in the script's order
 ---@field declared boolean the script has sd.pool calls; otherwise it is a handler itself
----@field search { path: string, cpath: string } the module path as the script left it: handlers are found with it
+---@field path string the module path as the script left it: handlers are found with it
+---@field cpath string
 
 --- What a script wants, as plain data, or all its mistakes.
 ---@param evaluation sockdrawer.Evaluation
@@ -309,7 +310,7 @@ function M.plain_spec(evaluation, overrides)
   if #judge.failures > 0 then return nil, judge.failures end
   return {
     name = server.name, title = server.name, server = server, pools = pools, declared = #evaluation.pools > 0,
-    search = { path = evaluation.generation.package.path, cpath = evaluation.generation.package.cpath },
+    path = evaluation.generation.package.path, cpath = evaluation.generation.package.cpath,
   }, judge.failures
 end
 

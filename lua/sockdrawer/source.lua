@@ -19,7 +19,7 @@ ffi.cdef [[
 
 local NOT_WAITING = bit.bor(0x800, 0x80000) -- O_NONBLOCK | O_CLOEXEC
 local SEEK_SET, SEEK_END = 0, 2
-local EINTR, ENOENT, ENOTDIR = 4, 2, 20
+local EINTR, ENOENT, ENOTDIR, ESPIPE = 4, 2, 20, 29
 
 local function failure(path)
   return ("cannot read %s: %s"):format(path, ffi.string(ffi.C.strerror(ffi.errno())))
@@ -41,9 +41,11 @@ local function read_all(fd, path)
   end
 end
 
+-- Only what is a stream has no position at all; files of /proc merely have no end.
 local function read_regular(fd, path)
-  local size = tonumber(ffi.C.lseek(fd, 0, SEEK_END))
-  if size < 0 then return nil, ("cannot read %s: not a regular file"):format(path) end
+  if ffi.C.lseek(fd, 0, SEEK_END) < 0 and ffi.errno() == ESPIPE then
+    return nil, ("cannot read %s: not a regular file"):format(path)
+  end
   ffi.C.lseek(fd, 0, SEEK_SET)
   return read_all(fd, path)
 end

@@ -372,6 +372,10 @@ describe("reading a source file", function()
     assert.equal("", (source.read(write("empty.lua", ""))))
   end)
 
+  it("reads files that do not know their size", function()
+    assert((source.read "/proc/self/statm"):find "^%d+ ")
+  end)
+
   it("tells a file that is not there from one that cannot be used", function()
     local text, err = source.read(folder .. "/none.lua")
     assert.is_nil(text)

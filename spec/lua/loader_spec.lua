@@ -15,7 +15,8 @@ describe("the loader", function()
   local HEAD = 'local sd = require "sockdrawer"\n'
 
   local function params(files, more)
-    local all = { path = "app/demo.lua", folder = "app", reader = small_core.reader(files) }
+    local all = { folder = "app", reader = small_core.reader(files) }
+    if not (more and more.module) then all.path = "app/demo.lua" end
     for key, value in pairs(more or {}) do all[key] = value end
     return all
   end
@@ -57,7 +58,7 @@ describe("the loader", function()
         ["lib/x.lua"] = "return function() end",
       })))
       assert.equal("lib/x.lua", result.handlers.a.snapshot.modules.x.path)
-      assert(result.spec.search.path:find("^lib/"))
+      assert(result.spec.path:find("^lib/"))
     end)
 
     it("reports the mistakes of options and of all handlers together", function()
@@ -121,6 +122,11 @@ sd.pool("d", { listen = ":4", handler = "shape" })]],
       err = select(2, loader.load_module(params({ ["app/h.lua"] = "return print" },
         { module = "h", args = { f = print } })))
       assert.equal("args.f: a function is not plain data", err)
+    end)
+
+    it("finds it where the script has put it", function()
+      assert(loader.load_module { module = "h", folder = "app", path = "lib/?.lua",
+        reader = small_core.reader { ["lib/h.lua"] = "return print" } })
     end)
 
     it("takes the folder from the script's path", function()
