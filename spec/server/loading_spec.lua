@@ -9,8 +9,8 @@ describe("a script that is bad to load", function()
   local function refused(text, expected)
     local folder = server.folder()
     server.write(folder, "bad.lua", text)
-    local status, out, err = server.cli({ "bad.lua", "--listen", "tcp://127.0.0.1:0", "--control", folder .. "/c.sock" },
-      { cwd = folder, timeout = 30 })
+    local words = { "bad.lua", "--listen", "tcp://127.0.0.1:0", "--control", folder .. "/c.sock" }
+    local status, out, err = server.cli(words, { cwd = folder, timeout = 30 })
     assert.equal(2, status, err)
     assert.equal("", out)
     assert(err:find(expected, 1, true), err)
