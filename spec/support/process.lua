@@ -3,8 +3,8 @@ local ffi = require "ffi"
 local C = ffi.C
 
 ffi.cdef [[
-int posix_spawn(int *pid, const char *path, const void *actions, const void *attributes,
-                const char *const argv[], const char *const envp[]);
+int posix_spawnp(int *pid, const char *program, const void *actions, const void *attributes,
+                 const char *const argv[], const char *const envp[]);
 int posix_spawn_file_actions_init(void *actions);
 int posix_spawn_file_actions_destroy(void *actions);
 int posix_spawn_file_actions_adddup2(void *actions, int from, int to);
@@ -189,7 +189,7 @@ function process.start(options)
   if options.cwd then C.posix_spawn_file_actions_addchdir_np(actions, options.cwd) end
 
   local pid, env = ffi.new "int[1]", environment(options.env or {})
-  local failure = C.posix_spawn(pid, options.args[1], actions, nil, strings(options.args), strings(env))
+  local failure = C.posix_spawnp(pid, options.args[1], actions, nil, strings(options.args), strings(env))
   C.posix_spawn_file_actions_destroy(actions)
   C.close(out_end)
   if err_end then C.close(err_end) end
