@@ -278,18 +278,23 @@ end
 
 -- The end of a generation.
 
--- Compiled traces of long-lived callers hold the functions they have inlined; a cycle that is under way may have
--- seen the old code as alive, so two of them are run, in small steps.
-function Serving:_collect()
-  if self.collecting then return end
-  self.collecting = true
-  jit.flush()
-  core.spawn(function()
+-- Compiled traces of long-lived callers hold the functions they have inlined. A cycle of the collector that is under
+-- way may have seen the old code as alive, so two of them are run, in small steps.
+local function collect(self)
+  while self.garbage do
+    self.garbage = false
+    jit.flush()
     for _ = 1, 2 do
       while not collectgarbage("step", 100) do core.park(0) end
     end
-    self.collecting = false
-  end):detach()
+  end
+end
+
+function Serving:_collect()
+  self.garbage = true
+  if self.collector and self.collector:status() ~= "done" then return end
+  self.collector = core.spawn(collect, self)
+  self.collector:detach()
 end
 
 function Serving:_retire(pool, number)

@@ -251,6 +251,47 @@ describe("what a module starts while it loads", function()
   end)
 end)
 
+describe("an old generation", function()
+  after_each(server.cleanup)
+
+  it("is collected once its connections and what it started are gone", function()
+    local s = server.start {
+      script = [[require("sockdrawer").pool("p", { listen = "tcp://127.0.0.1:0", handler = "counted" })]],
+      files = { ["counted.lua"] = [[
+        local sd = require "sockdrawer"
+        local alive = sd.state "alive"
+        if not getmetatable(alive) then setmetatable(alive, { __mode = "k" }) end
+        sd.every(0.01, function() end)
+        local M = { frames = "l", ballast = {} }
+        for i = 1, 10000 do M.ballast[i] = { i } end
+        function M.handle_data(conn)
+          local n = 0
+          for _ in pairs(alive) do n = n + 1 end
+          conn:write(n, "\n")
+        end
+        alive[M] = true
+        return M]] },
+      args = { "--loops", "1" },
+    }
+    local kept = s:connect()
+    client.ask(kept, "hello")
+    for _ = 1, 50 do
+      assert(s:rpc("swap", { pool = "p" }))
+      local c = s:connect()
+      for _ = 1, 20 do client.ask(c, "hello") end
+      c:close()
+    end
+    local fresh, alive = s:connect(), nil
+    server.eventually(function()
+      alive = tonumber(client.ask(fresh, "count"))
+      return alive <= 2
+    end, 10)
+    assert.equal(2, alive) -- the current one, and that of `kept`
+    assert.equal(2, #s:rpc("gens", { pool = "p" }))
+    client.close_all { kept, fresh }
+  end)
+end)
+
 describe("await", function()
   after_each(server.cleanup)
 
