@@ -34,6 +34,7 @@ local SPARE_POOLS = 64
 ---@class sockdrawer.Instance
 ---@field name string
 ---@field state "starting"|"ready"|"draining"
+---@field user string|nil "uid:gid:name" for workers and loaders
 local Instance = {}
 Instance.__index = Instance
 
@@ -58,10 +59,8 @@ end
 
 function Instance:_loader_settings()
   local server = self.spec and self.spec.server
-  local user = self.user
   return {
-    name = self.name, loops = self.loops,
-    user = user and ("%d:%d:%s"):format(user.uid, user.gid, user.name or "") or nil,
+    name = self.name, loops = self.loops, user = self.user,
     load_timeout = server and server.load_timeout or DEFAULT_LOAD_TIMEOUT,
   }
 end
@@ -104,7 +103,7 @@ function Instance:_settle()
   if server.user then
     local uid, gid, name = core.lookup_user(server.user)
     if not uid then return nil, ("user %s: %s"):format(server.user, name or gid) end
-    self.user = { uid = uid, gid = gid, name = name }
+    self.user = ("%d:%d:%s"):format(uid, gid, name or "")
   end
   return true
 end

@@ -1,9 +1,10 @@
 --- Disposable processes that look at code before anybody depends on it: one job each, one kept started in advance.
 
-local core = require "sockdrawer.core"
 local process = require "sockdrawer.supervisor.process"
 
 local loaders = {}
+
+local LAST_LINES = 0.1
 
 ---@class sockdrawer.Loaders
 ---@field keeps_spare boolean not before it is known whose rights it should have
@@ -68,11 +69,9 @@ function Loaders:job(op, params, what)
   if result == nil and (err == "timeout" or err == "closed") then
     err, data = explain(child, err, what, seconds), nil
   end
-  child.log_ended:wait(0.1) -- what the script printed comes before what we say about it
+  child:kill() -- it has done its one job
+  child.log_ended:wait(LAST_LINES) -- what the script printed comes before what we say about it
   child.peer:close()
-  core.spawn(function()
-    if not child.exited:wait(1) then child:kill() end
-  end):detach()
   self:keep_ready()
   return result, err, data
 end

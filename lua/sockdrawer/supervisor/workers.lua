@@ -96,7 +96,7 @@ function Workers:_spawn(loop)
   local worker = { loop = loop, slot = slot, incarnation = self.incarnation, state = "starting", has = {} }
   worker.child, err = instance:spawn_worker {
     role = "worker", title = ("sockdrawer: worker %d %s"):format(loop, instance.name),
-    base = { loop = loop }, handlers = handlers_of(self, worker), slot = slot,
+    base = { loop = loop }, handlers = handlers_of(self, worker), slot = slot, user = instance.user,
     fds = { [4] = instance.scoreboard:fd(), [5] = instance.scoreboard:bell() },
     on_exit = function(_, status) self:_gone(worker, status) end,
   }
@@ -113,7 +113,7 @@ function Workers:_boot_params(worker)
   local level, levels = log.level()
   return {
     name = instance.name, loop = worker.loop, loops = instance.loops, slot = worker.slot,
-    incarnation = worker.incarnation, folder = instance.folder, user = instance.user,
+    incarnation = worker.incarnation, folder = instance.folder,
     log = { level = level, pools = levels }, state = instance.pools:worker_state(),
   }
 end
