@@ -119,9 +119,10 @@ local function settings(options)
 end
 
 local function log_ended(row)
-  row.conn, row.state = nil, nil
-  row.conn, row.id = row.id, nil
-  log.info("connection_ended", row)
+  log.info("connection_ended", {
+    pool = row.pool, generation = row.generation, conn = row.id, peer = row.peer, reason = row.reason, age = row.age,
+    bytes_in = row.bytes_in, bytes_out = row.bytes_out,
+  })
 end
 
 local function open_pool(self, state)

@@ -211,7 +211,10 @@ function operations.close(self, params)
   if not rows then return nil, err end
   local missing = {}
   if params.ids then rows, missing = named(rows, params.ids) end
-  for _, row in ipairs(rows) do row.conn:close { reset = params.reset or nil } end
+  for _, row in ipairs(rows) do
+    row.conn:_note "cut"
+    row.conn:close { reset = params.reset }
+  end
   return { closed = #rows, missing = missing }
 end
 
@@ -250,6 +253,7 @@ end
 local function leave_alone(self)
   log.warn("orphaned", { msg = "the supervisor is gone: draining" })
   local left = {}
+  self.serving:interrupt(self.serving.pools)
   for name, pool in pairs(self.serving.pools) do
     left[name] = tasks.spawn(function()
       stop_accepting(pool)

@@ -18,6 +18,7 @@ local commands = {
   error = function(conn, state) conn:write "bad\n" return "error", "on purpose", state end,
   raise = function(conn) conn:write "oh\n" error("on purpose", 0) end,
   unknown = function() return "contnue" end,
+  stuck = function(conn) conn:write "stuck\n" while true do sd.sleep(0.05) end end,
   once = function(conn, state) conn:write "once\n" return "continue", state, 0.2 end,
   idle = function(conn, state) conn:write "idle\n" return "continue", state, { idle = 0.2 } end,
   off = function(conn, state) conn:write "off\n" return "continue", state, false end,
@@ -197,6 +198,27 @@ describe("a connection with callbacks", function()
     assert.equal("draining", client.line(c))
     client.expect_closed(c)
     expect_heard(s, { "connection", "shutdown", "close cut" })
+    c:close()
+  end)
+
+  it("hears handle_close once when it is cut in the middle of a callback", function()
+    local s = start()
+    local c = s:connect "plain"
+    assert.equal("stuck", client.ask(c, "stuck"))
+    assert.equal(1, assert(s:rpc("drain", { pool = "plain", deadline = 0.3 })).cut)
+    client.expect_closed(c)
+    expect_heard(s, { "connection", "close cut" })
+    c:close()
+  end)
+
+  it("hears handle_close once when the operator closes it", function()
+    local s = start()
+    local c = s:connect "plain"
+    assert.equal("echo 1", client.ask(c, "echo"))
+    local id = s:rpc("conns", { pool = "plain" })[1].id
+    assert.equal(1, assert(s:rpc("close", { ids = { id } })).closed)
+    client.expect_closed(c)
+    expect_heard(s, { "connection", "close cut" })
     c:close()
   end)
 
