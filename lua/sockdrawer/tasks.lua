@@ -28,11 +28,17 @@ local function leave_parent(self)
   if parent.lingers and not next(parent.children) then parent.handle:wake() end
 end
 
+-- A connection may outlive a million tasks.
+local function forget(self)
+  if self.id then runtime.connections[self.id] = nil end
+  leave_parent(self)
+end
+
 -- It ended without a result, and the core has ended its children with it: nobody may wait for them any longer.
 local function abandon(self, why)
   self.outcome:resolve(nil, why)
   for child in pairs(self.children) do abandon(child, "cancelled") end
-  leave_parent(self)
+  forget(self)
 end
 
 local function linger(self)
@@ -43,7 +49,7 @@ end
 local function finish(self, ...)
   self.outcome:resolve(true, ...)
   linger(self)
-  leave_parent(self)
+  forget(self)
 end
 
 local function body(self, fn, ...)
