@@ -218,6 +218,16 @@ describe("a handler that holds its loop", function()
     assert.equal(0, loops_of(s)[1].restarts)
   end)
 
+  it("may also be one that was stopped from outside", function()
+    local s = start("stall = 0.3, stall_kill = 2", 2)
+    local victim = s:workers()[2]
+    s:kill("STOP", victim)
+    s:wait_log "event=stuck loop=2[^\n]*the loop does not run"
+    for _ = 1, 10 do assert.equal("x", ask(s:connect(), "x")) end
+    s:wait_log "event=stall_kill loop=2"
+    assert.is_truthy(process.eventually(function() return s:workers()[2] ~= victim and all_running(s) end, 5))
+  end)
+
   it("does not hold up what can be said without it", function()
     local s = start("stall = 0.2, stall_kill = 20", 2)
     s:connect():send "spin\n"
@@ -228,6 +238,31 @@ describe("a handler that holds its loop", function()
       assert.is_true(process.now() - before < 0.1, verb)
     end
     assert.is_table(s:rpc("conns"))
+  end)
+end)
+
+describe("an instance with a user", function()
+  after_each(server.cleanup)
+
+  it("serves and loads with that user's rights only, and so do replacements", function()
+    if process.read_file("/proc/self/status"):match "Uid:%s+(%d+)" ~= "0" then return pending "needs root" end
+    local s = start('user = "nobody"', 1)
+    os.execute("chmod -R a+rX " .. s.folder)
+    local function uids()
+      local seen = {}
+      for _, child in ipairs(s:children()) do
+        local status = process.read_file(("/proc/%d/status"):format(child.pid)) or ""
+        seen[status:match "Uid:(%s+%d+%s+%d+%s+%d+%s+%d+)" or "?"] = true
+        assert.matches("CapEff:%s+0000000000000000", status)
+      end
+      return seen
+    end
+    local seen = uids()
+    assert.is_nil(seen["\t0\t0\t0\t0"])
+    s:kill("KILL", s:workers()[1])
+    assert.equal("x", ask(s:connect(), "x"))
+    assert.same(seen, uids())
+    assert.is_table(s:rpc("swap", { pool = "p" }))
   end)
 end)
 

@@ -9,6 +9,7 @@ local log = require "sockdrawer.log"
 local watch = {}
 
 local SHORTEST, LONGEST = 0.02, 0.25
+local BEAT = 1.5 -- a healthy loop beats twice a second; only after so long is silence more than a busy machine
 
 ---@class sockdrawer.Watch
 local Watch = {}
@@ -35,17 +36,23 @@ local function connection_id(worker, slot)
   return ("%d.%d.%.0f"):format(worker.loop, worker.incarnation, slot.busy_connection)
 end
 
+-- How long a worker has been away: in one stretch of Lua, or without a sign of life (in C, or stopped).
+local function absence(worker, slot)
+  if worker.preparing then return 0 end
+  return math.max(slot.busy or 0, (slot.beat or 0) - BEAT)
+end
+
 function Watch:_fields(worker, slot)
   return {
     loop = worker.loop, pid = worker.pid, pool = self.instance.pools:name_at(slot.busy_pool),
     generation = slot.busy_generation, conn = connection_id(worker, slot),
-    busy = math.floor(slot.busy * 1000 + 0.5) / 1000,
+    busy = math.floor(absence(worker, slot) * 1000 + 0.5) / 1000,
   }
 end
 
 function Watch:_stuck(worker, slot)
   local fields = self:_fields(worker, slot)
-  fields.msg = "a handler holds its loop"
+  fields.msg = slot.busy and "a handler holds its loop" or "the loop does not run"
   log.warn("stuck", fields)
   self.instance.workers:set_state(worker, "stuck")
   self.instance.listeners:rebalance()
@@ -64,14 +71,14 @@ function Watch:_kill(worker, slot)
   local fields = self:_fields(worker, slot)
   fields.msg = "killed: it did not let its loop go"
   log.error("stall_kill", fields)
-  worker.error = ("stuck for %.1f s in pool %s"):format(slot.busy, tostring(fields.pool))
+  worker.error = ("stuck for %.1f s in pool %s"):format(fields.busy, tostring(fields.pool))
   worker.child:kill()
 end
 
 function Watch:_look(worker)
   local server = self.instance.spec.server
   local slot = self.instance.scoreboard:slot(worker.slot)
-  local busy = not worker.preparing and slot.busy or 0
+  local busy = absence(worker, slot)
   if worker.state == "running" and server.stall and busy >= server.stall then
     self:_stuck(worker, slot)
   elseif worker.state == "stuck" and busy < server.stall then
