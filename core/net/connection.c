@@ -186,6 +186,7 @@ static ssize_t send_some(sd_conn *c, const char *bytes, size_t length) {
 }
 
 static void all_sent(sd_conn *c) {
+  if (c->state == SD_CONN_LINGERING) return; /* write_deadline is the end of that now */
   c->write_deadline = 0;
   if (c->want_fin) send_fin(c);
   if (c->state == SD_CONN_FLUSHING) begin_linger(c);
