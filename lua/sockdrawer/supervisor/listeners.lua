@@ -120,11 +120,13 @@ local function attach(self, group, member, worker, calls)
   end)
 end
 
-local function detach(group, member, worker, calls)
+-- `drain`: the socket is about to close, so its queue is emptied first. A socket that only gets another poller keeps
+-- its queue: draining that would turn away those who wait for a place in a full pool.
+local function detach(group, member, worker, calls, drain)
   local id = member.pollers[worker]
   member.pollers[worker] = nil
   table.insert(calls, function()
-    return worker.peer:call("unlisten", { pool = group.pool, ids = { id }, drain = true }, { timeout = DRAIN_QUEUE })
+    return worker.peer:call("unlisten", { pool = group.pool, ids = { id }, drain = drain }, { timeout = DRAIN_QUEUE })
   end)
 end
 
@@ -135,7 +137,9 @@ local function settle(self, group, wanted, calls)
       if not member.pollers[worker] then attach(self, group, member, worker, calls) end
     end
     for worker in pairs(member.pollers) do
-      if not wanted[index][worker] and worker.state == "running" then detach(group, member, worker, calls) end
+      if not wanted[index][worker] and worker.state == "running" then
+        detach(group, member, worker, calls, false)
+      end
     end
   end
 end
@@ -208,7 +212,7 @@ function Listeners:close(list, brutal)
     for _, group in ipairs(pool.groups) do
       for _, member in ipairs(group.members) do
         for worker in pairs(member.pollers) do
-          if worker.state ~= "stuck" then detach(group, member, worker, calls) end
+          if worker.state ~= "stuck" then detach(group, member, worker, calls, true) end
         end
       end
     end

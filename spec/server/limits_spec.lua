@@ -1,0 +1,293 @@
+-- max_connections: exact over all loops, whatever happens to them, and what those get who do not fit.
+local client = require "spec.support.client"
+local process = require "spec.support.process"
+local server = require "spec.support.server"
+
+local SCRIPT = [[
+local sd = require "sockdrawer"
+sd.pool("p", { listen = "tcp://127.0.0.1:0", handler = "h", timeouts = { idle = false }, %s })
+]]
+
+-- Says who serves, and leaves a mark at both ends of the service. A mark is one write at the end of the file, so their
+-- order is the order of events over all processes.
+local HANDLER = [[
+local pid = io.open("/proc/self/stat"):read("*n")
+local function mark(sign)
+  local file = io.open("marks", "a")
+  file:write(sign, pid, "\n")
+  file:close()
+end
+return function(conn)
+  mark "+"
+  conn:write(pid, "\n")
+  for line in conn:lines() do conn:write(line, "\n") end
+  mark "-"
+end]]
+
+local function start(settings, loops, more)
+  local options = {
+    script = SCRIPT:format(settings), files = { ["h.lua"] = HANDLER }, args = { "-n", tostring(loops) },
+  }
+  for key, value in pairs(more or {}) do options[key] = value end
+  return server.start(options)
+end
+
+-- A crowd: clients that are waiting, served by somebody (pid), or gone.
+local function crowd(s, n)
+  local people = {}
+  for i, connection in ipairs(client.many(s, n)) do
+    connection:settimeout(0)
+    people[i] = { connection = connection, state = "waiting" }
+  end
+  return people
+end
+
+-- Looks what has become of everybody; returns how many are in each state.
+local function look(people)
+  local count = { waiting = 0, served = 0, gone = 0, left = 0 }
+  for _, person in ipairs(people) do
+    if person.state == "waiting" or person.state == "served" then
+      local line, err = person.connection:receive "*l"
+      if line then
+        person.state, person.pid = "served", tonumber(line)
+      elseif err ~= "timeout" then
+        person.state, person.why = "gone", err
+      end
+    end
+    count[person.state] = count[person.state] + 1
+  end
+  return count
+end
+
+local function leave(people, n)
+  for _, person in ipairs(people) do
+    if n == 0 then return end
+    if person.state == "served" then
+      person.connection:close()
+      person.state, n = "left", n - 1
+    end
+  end
+end
+
+-- Watches for a while that `fn` stays true.
+local function stays(seconds, fn)
+  local ends = process.now() + seconds
+  return process.eventually(function()
+    assert.is_true(fn())
+    return process.now() > ends
+  end, seconds + 5)
+end
+
+-- The most that were in service at a time by the marks. A killed process marks no ends: from the line "xPID" on it
+-- counts as nobody, so what is counted is never more than there were.
+local function most_in_service(s)
+  local live, dead, now, most = {}, {}, 0, 0
+  for sign, text in process.read_file(s.folder .. "/marks"):gmatch "([-+x])(%d+)\n" do
+    local pid = tonumber(text)
+    live[pid] = live[pid] or 0
+    if sign == "x" then
+      now, live[pid], dead[pid] = now - live[pid], 0, true
+    elseif not dead[pid] then
+      local step = sign == "+" and 1 or -1
+      now, live[pid] = now + step, live[pid] + step
+      most = math.max(most, now)
+    end
+  end
+  return most
+end
+
+local function kill_worker(s, pid)
+  local marks = io.open(s.folder .. "/marks", "a")
+  marks:write("x", pid, "\n")
+  marks:close()
+  s:kill("KILL", pid)
+end
+
+local function pool(s) return s:rpc("status").pools[1] end
+
+describe("max_connections", function()
+  after_each(server.cleanup)
+
+  it("is exact over all loops: 100 of 500 in service, the others as places free, and never one more", function()
+    local s = start("max_connections = 100", 4)
+    local people = crowd(s, 500)
+    assert.is_truthy(process.eventually(function() return look(people).served == 100 end))
+    assert.is_truthy(stays(0.3, function() return look(people).served == 100 end))
+    assert.equal(100, pool(s).connections)
+    for round = 1, 10 do
+      leave(people, 50)
+      local expected = math.min(100, 500 - round * 50)
+      assert.is_truthy(process.eventually(function() return look(people).served == expected end), "round " .. round)
+    end
+    assert.equal(500, look(people).left)
+    assert.is_truthy(process.eventually(function() return pool(s).connections == 0 end))
+    local totals = pool(s)
+    assert.same({ 500, 500, 0 }, { totals.accepted, totals.closed, totals.rejected })
+    assert.equal(100, most_in_service(s))
+  end)
+
+  it("is not exceeded by one either when there are more loops than places", function()
+    local s = start("max_connections = 1", 4)
+    local people = crowd(s, 40)
+    for n = 1, 40 do
+      assert.is_truthy(process.eventually(function() return look(people).served == 1 end), "place " .. n)
+      leave(people, 1)
+    end
+    assert.equal(1, most_in_service(s))
+  end)
+
+  it("holds while workers are killed, and their share comes back within a second", function()
+    local s = start("max_connections = 60", 3)
+    local people = crowd(s, 400)
+    assert.is_truthy(process.eventually(function() return look(people).served == 60 end))
+    for round = 1, 6 do
+      local victim = s:workers()[round % 3 + 1]
+      kill_worker(s, victim)
+      local full = process.eventually(function()
+        assert.is_true(pool(s).connections <= 60)
+        local others = 0
+        local now = look(people)
+        assert.is_true(now.served <= 60 or now.gone > 0)
+        for _, person in ipairs(people) do
+          if person.state == "served" and person.pid ~= victim then others = others + 1 end
+        end
+        return others == 60
+      end, 1)
+      assert.is_truthy(full, "round " .. round)
+      assert.is_truthy(process.eventually(function() return #s:workers() == 3 end, 5))
+    end
+    assert.equal(60, pool(s).connections)
+    assert.is_true(most_in_service(s) <= 60)
+    leave(people, 60)
+    assert.is_truthy(process.eventually(function()
+      leave(people, 60)
+      return look(people).waiting == 0 and look(people).served == 0
+    end, 10))
+    assert.is_truthy(process.eventually(function() return pool(s).connections == 0 end))
+    assert.equal(pool(s).accepted, pool(s).closed)
+  end)
+
+  it("wakes a sleeping loop for the place that a connection gives up by itself", function()
+    local s = start("max_connections = 1", 2, { files = { ["h.lua"] = [[
+      return function(conn)
+        conn:write("x\n")
+        conn:close()
+        for _ = 1, 5 do conn:close() end
+      end]] } })
+    local people = crowd(s, 50)
+    assert.is_truthy(process.eventually(function()
+      leave(people, 50)
+      return look(people).left == 50
+    end))
+    assert.is_truthy(process.eventually(function() return pool(s).connections == 0 end))
+    assert.same({ 50, 50 }, { pool(s).accepted, pool(s).closed })
+  end)
+
+  it("counts a connection once that is closed five times over", function()
+    local s = start("max_connections = 2", 1, { files = { ["h.lua"] = [[
+      return function(conn)
+        local line = conn:read("l")
+        if line == "close" then
+          for _ = 1, 5 do conn:close() end
+          return
+        end
+        conn:write(line, "\n")
+        conn:read("l")
+      end]] } })
+    for _ = 1, 5 do
+      local connection = s:connect()
+      connection:send "close\n"
+      client.expect_closed(connection)
+    end
+    local a, b, c = s:connect(), s:connect(), s:connect()
+    assert.equal("a", client.ask(a, "a"))
+    assert.equal("b", client.ask(b, "b"))
+    c:send "c\n"
+    client.expect_silence(c, 0.2)
+    assert.equal(2, pool(s).connections)
+    a:close()
+    assert.equal("c", client.line(c))
+  end)
+
+  it("may be off", function()
+    local s = start("max_connections = false", 2)
+    local people = crowd(s, 300)
+    assert.is_truthy(process.eventually(function() return look(people).served == 300 end))
+    assert.is_false(pool(s).max_connections)
+  end)
+
+  it("is a pool's own", function()
+    local s = server.start {
+      script = [[
+        local sd = require "sockdrawer"
+        for _, name in ipairs { "a", "b" } do
+          sd.pool(name, { listen = "tcp://127.0.0.1:0", handler = "h", max_connections = 1 })
+        end]],
+      files = { ["h.lua"] = HANDLER }, args = { "-n", "2" },
+    }
+    local first, second = s:connect "a", s:connect "b"
+    assert.is_truthy(client.line(first))
+    assert.is_truthy(client.line(second))
+    client.expect_silence(s:connect "a", 0.2)
+  end)
+end)
+
+describe("a full pool", function()
+  after_each(server.cleanup)
+
+  it("leaves them in the kernel's queue, where what they send is kept", function()
+    local s = start("max_connections = 1", 2)
+    local first = s:connect()
+    assert.is_truthy(client.line(first))
+    local second = s:connect()
+    second:send "early\n"
+    client.expect_silence(second, 0.2)
+    first:close()
+    assert.is_truthy(client.line(second))
+    assert.equal("early", client.line(second))
+    assert.equal(0, pool(s).rejected)
+  end)
+
+  it('with "close" ends them at once, counts them, and serves again when there is room', function()
+    local s = start('max_connections = 2, when_full = "close"', 2)
+    local people = crowd(s, 2)
+    assert.is_truthy(process.eventually(function() return look(people).served == 2 end))
+    for _ = 1, 10 do client.expect_closed(s:connect(), 1) end
+    local totals = pool(s)
+    assert.same({ 2, 10, 2 }, { totals.accepted, totals.rejected, totals.connections })
+    leave(people, 1)
+    assert.is_truthy(process.eventually(function() return pool(s).connections == 1 end))
+    assert.is_truthy(client.line(s:connect()))
+    assert.equal("still", client.ask(people[2].connection, "still"))
+  end)
+
+  it("keeps those who wait when their loop dies and its queue is lent and given back", function()
+    local s = start("max_connections = 2", 2, { files = { ["h.lua"] = [[
+      -- From its second life on a loop needs a while to load.
+      if require("sockdrawer").role == "worker" and io.open("slow") then
+        local ends = os.clock() + 0.6
+        while os.clock() < ends do end
+      end
+      ]] .. HANDLER } })
+    local holders = crowd(s, 2)
+    assert.is_truthy(process.eventually(function() return look(holders).served == 2 end))
+    local people = crowd(s, 40)
+    s:write("slow", "")
+    local victim = s:workers()[1]
+    kill_worker(s, victim)
+    s:wait_log "worker_died loop=1"
+    local function alive() return look(people).gone == 0 and s:rpc("status").loops[1].state == "running" end
+    assert.is_truthy(process.eventually(alive, 5))
+    assert.is_truthy(stays(0.4, function() return look(people).gone == 0 end))
+    for _ = 1, 40 do
+      leave(holders, 2)
+      leave(people, 2)
+      local now = look(people)
+      if now.left == 40 then break end
+      assert.is_truthy(process.eventually(function() return look(people).served > 0 end))
+    end
+    local now = look(people)
+    assert.equal(0, now.gone + now.waiting)
+    assert.equal(0, pool(s).rejected)
+  end)
+end)
