@@ -8,6 +8,8 @@
 -- The semantics are OTP's where OTP has them, with two additions: `counts` says which deaths count against
 -- max/within, and `delay` how long to wait before a restart.
 
+local policy = require "sockdrawer.supervision.policy"
+
 local supervision = {}
 
 ---@class sockdrawer.Child
@@ -26,33 +28,14 @@ local supervision = {}
 local Supervisor = {}
 Supervisor.__index = Supervisor
 
+for _, part in ipairs { "stop", "restart" } do
+  for name, method in pairs(require("sockdrawer.supervision." .. part)) do Supervisor[name] = method end
+end
+
 local strategies = { one_for_one = true, one_for_all = true, rest_for_one = true, dynamic = true }
 local restarts = { permanent = true, transient = true, temporary = true }
 
---- The default number of restarts for a group of n equals: 1 + ceil(log2 n).
----@param n integer
----@return integer
-function supervision.adaptive(n)
-  return n < 2 and 1 or 1 + math.ceil(math.log(n) / math.log(2))
-end
-
---- A `delay` hook: at once after a life that lasted, else `first` seconds doubling up to `most`.
----@param options { first: number, most: number, short: number, now: fun(): number }
----@return fun(child: table): number
-function supervision.backoff(options)
-  return function(child)
-    if child.started and options.now() - child.started >= options.short then
-      child.last_delay = nil
-      return 0
-    end
-    child.last_delay = child.last_delay and math.min(child.last_delay * 2, options.most) or options.first
-    return child.last_delay
-  end
-end
-
-local function is_error(reason)
-  return reason ~= "normal" and reason ~= "shutdown"
-end
+supervision.adaptive, supervision.backoff = policy.adaptive, policy.backoff
 
 local function check_child(spec)
   assert(spec.id ~= nil, "a child needs an id")
@@ -119,181 +102,6 @@ function Supervisor:_launch(child)
   child.state, child.handle, child.started = "running", handle, self.clock.now()
   self.on_event("started", child.id, handle)
   return true
-end
-
--- ---------------------------------------------------------------- stopping
-
-function Supervisor:_ended(child, event, reason)
-  if child.timer then child.timer:cancel() end
-  local gone = child.on_gone
-  child.state, child.handle, child.timer, child.on_gone = "stopped", nil, nil, nil
-  self.on_event(event, child.id, reason)
-  if gone then gone() end
-end
-
-local function is_dead(child)
-  return child.state == "stopping" and child.spec.alive and not child.spec.alive(child.handle)
-end
-
-function Supervisor:_kill(child)
-  if child.state ~= "stopping" then return end
-  self.on_event("killed", child.id)
-  if child.spec.kill then child.spec.kill(child.handle) end
-  if is_dead(child) then self:_ended(child, "stopped", "killed") end
-end
-
--- Stops one child and calls `gone` when it has ended: asked first, killed when its time is over.
-function Supervisor:_stop_child(child, gone)
-  if child.timer then child.timer:cancel() end
-  if child.state ~= "running" and child.state ~= "stopping" then
-    child.state, child.timer = "stopped", nil
-    return gone()
-  end
-  local before = child.on_gone
-  child.on_gone = before and function() before() gone() end or gone
-  if child.state == "stopping" then return end
-  child.state = "stopping"
-  if child.shutdown == "brutal" then return self:_kill(child) end
-  if child.spec.stop then child.spec.stop(child.handle) end
-  if is_dead(child) then return self:_ended(child, "stopped", "shutdown") end
-  if child.state ~= "stopping" or child.shutdown == "infinity" then return end
-  child.timer = self.clock.after(child.shutdown, function() self:_kill(child) end)
-end
-
--- Stops the listed children one after the other, last one first.
-function Supervisor:_stop_in_turn(list, done)
-  local child = table.remove(list)
-  if not child then return done() end
-  self:_stop_child(child, function() self:_stop_in_turn(list, done) end)
-end
-
--- Members of a dynamic group have no order: all are asked at once.
-function Supervisor:_stop_together(list, done)
-  local left = #list + 1
-  local function one()
-    left = left - 1
-    if left == 0 then done() end
-  end
-  for _, child in ipairs(list) do self:_stop_child(child, one) end
-  one()
-end
-
-function Supervisor:_stop_all(done)
-  local list = { unpack(self.children) }
-  if self.strategy == "dynamic" then return self:_stop_together(list, done) end
-  self:_stop_in_turn(list, done)
-end
-
--- ---------------------------------------------------------------- restarting
-
--- True when this death is one too many. Those older than the period are forgotten.
-function Supervisor:_too_many(child, reason)
-  if not self.counts(child, reason) then return false end
-  local now, kept = self.clock.now(), {}
-  for _, at in ipairs(self.deaths) do
-    if now - at <= self.within then kept[#kept + 1] = at end
-  end
-  kept[#kept + 1] = now
-  self.deaths = kept
-  local max = self.max == "adaptive" and supervision.adaptive(#self.children) or self.max
-  return #kept > max
-end
-
-function Supervisor:_fail(child, reason)
-  self.state = "stopping"
-  local why = { child = child.id, error = reason, count = #self.deaths }
-  self:_stop_all(function()
-    self.state, self.reason = "failed", why
-    self.on_event("failed", child.id, why)
-    self.on_failure(why)
-    if self.on_stopped then self.on_stopped() end
-  end)
-end
-
--- What goes down together is restarted together: by one plan per group, or by one per child where there is none.
--- A death while a plan is under way makes the plan larger and starts its round again.
-local function plan_of(self, child)
-  if self.strategy == "one_for_one" or self.strategy == "dynamic" then return child end
-  return self
-end
-
-local function enlarge(self, plan, child)
-  plan.round, plan.pending = (plan.round or 0) + 1, plan.pending or {}
-  plan.pending[child] = true
-  if plan == child then return {} end
-  local _, index = self:_find(child.id)
-  local others = {}
-  for i = self.strategy == "one_for_all" and 1 or index, #self.children do
-    local other = self.children[i]
-    if other ~= child and other.state ~= "stopped" and other.state ~= "done" then
-      plan.pending[other] = true
-      table.insert(others, other)
-    end
-  end
-  return others
-end
-
--- The children of a plan in order of start. Temporary ones that went down with a neighbour do not come back.
-function Supervisor:_mark_waiting(plan)
-  local waiting = {}
-  for _, child in ipairs({ unpack(self.children) }) do
-    if plan.pending[child] and child.restart == "temporary" then
-      self:_remove(child)
-    elseif plan.pending[child] then
-      child.state = "restarting"
-      table.insert(waiting, child)
-    end
-  end
-  return waiting
-end
-
--- Starts what waits, in order. A failure here is a death like any other, and begins a new round.
-function Supervisor:_start_waiting(plan, waiting)
-  local round = plan.round
-  plan.pending = nil
-  for i, child in ipairs(waiting) do
-    if self.state ~= "running" then return end
-    if child.state == "restarting" then
-      child.restarts = child.restarts + 1
-      local ok, err = self:_launch(child)
-      if not ok then
-        plan.pending = {}
-        for rest = i + 1, #waiting do plan.pending[waiting[rest]] = true end
-        return self:_died(child, err, true)
-      end
-      if plan.round ~= round then return end
-    end
-  end
-end
-
-function Supervisor:_restart(child, reason, failed)
-  local plan, delay = plan_of(self, child), self.delay(child, reason)
-  local others = enlarge(self, plan, child)
-  local round = plan.round
-  child.state = "stopped"
-  self.on_event("restarting", child.id, delay)
-  self:_stop_in_turn(others, function()
-    if self.state ~= "running" or plan.round ~= round then return end
-    local waiting = self:_mark_waiting(plan)
-    if delay <= 0 and not failed then return self:_start_waiting(plan, waiting) end
-    child.timer = self.clock.after(delay, function()
-      child.timer = nil
-      if plan.round == round then self:_start_waiting(plan, waiting) end
-    end)
-  end)
-end
-
-local function wants_restart(child, reason)
-  return child.restart == "permanent" or child.restart == "transient" and is_error(reason)
-end
-
-function Supervisor:_died(child, reason, failed)
-  child.handle, child.state = nil, "done"
-  self.on_event("exited", child.id, reason)
-  if child.restart == "temporary" then self:_remove(child) end
-  if self.state ~= "running" or not wants_restart(child, reason) then return end
-  if self:_too_many(child, reason) then return self:_fail(child, reason) end
-  self:_restart(child, reason, failed)
 end
 
 -- ---------------------------------------------------------------- the public part

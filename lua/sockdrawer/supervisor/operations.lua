@@ -1,15 +1,16 @@
 --- The verbs, as an instance does them: `operations[verb](instance, params, who) → result | nil, err, data`.
 
 local core = require "sockdrawer.core"
+local connections = require "sockdrawer.supervisor.connections"
 local log = require "sockdrawer.log"
 local reload = require "sockdrawer.supervisor.reload"
 local report = require "sockdrawer.supervisor.report"
 local swap = require "sockdrawer.supervisor.swap"
 
 local operations = {
-  status = report.status, tree = report.tree, info = report.info, get = report.get, conns = report.conns,
-  gens = report.gens, close = report.close, swap = swap.swap, rollback = swap.rollback, reload = reload.reload,
-  diff = reload.diff,
+  status = report.status, tree = report.tree, info = report.info, get = report.get,
+  conns = connections.conns, gens = connections.gens, close = connections.close,
+  swap = swap.swap, rollback = swap.rollback, reload = reload.reload, diff = reload.diff,
 }
 
 local LOOK_AT_FILES = 0.5

@@ -50,6 +50,14 @@ function Pools:open(pool)
   return true
 end
 
+--- The pool of a name.
+---@return table|nil pool, string|nil err
+function Pools:find(name)
+  local pool = self.by_name[name]
+  if pool then return pool end
+  return nil, "no such pool: " .. tostring(name)
+end
+
 --- The name of the pool at a place in the scoreboard.
 ---@param index integer|nil
 ---@return string|nil
@@ -80,6 +88,12 @@ function Pools:close(pool)
 end
 
 -- ---------------------------------------------------------------- generations
+
+--- How a generation's handler is called: by its module, unless it is in the script.
+---@return string
+function pools.handler_name(generation)
+  return generation.module or "(inline)"
+end
 
 --- A record of new code for a pool; it gets its number for good when it is decided.
 ---@param pool table

@@ -1,24 +1,15 @@
---- What can be said about an instance: status, tree, info, get, gens, conns.
+--- What can be said about an instance without asking anybody: status, tree, info, get.
 --
--- status, tree, info and get read the scoreboard and our own memory, so a stuck worker cannot hold them up. conns and
--- gens ask the workers that are not stuck; whoever does not answer in time is listed under `missing`.
+-- All of it comes from the scoreboard and our own memory, so a stuck worker cannot hold it up.
 
 local core = require "sockdrawer.core"
 local listeners = require "sockdrawer.supervisor.listeners"
-local version = require "sockdrawer.supervisor.version"
+local pools = require "sockdrawer.supervisor.pools"
 
 local report = {}
 
-local ANSWER = 1
-
 local function list(items)
   return setmetatable(items or {}, { __jsontype = "array" })
-end
-
-local function find(instance, name)
-  local pool = instance.pools.by_name[name]
-  if pool then return pool end
-  return nil, "no such pool: " .. tostring(name)
 end
 
 -- ---------------------------------------------------------------- status
@@ -48,9 +39,7 @@ function report.loops(instance)
   return rows
 end
 
-local function handler_name(generation)
-  return generation.module or "(inline)"
-end
+local handler_name = pools.handler_name
 
 --- A pool as `status` lists it.
 function report.pool(instance, pool)
@@ -68,7 +57,7 @@ function report.status(instance)
   local rows = list()
   for i, pool in ipairs(instance.pools.list) do rows[i] = report.pool(instance, pool) end
   return {
-    protocol = 1, name = instance.name, version = version, pid = core.getpid(),
+    protocol = 1, name = instance.name, version = core.versions().sockdrawer, pid = core.getpid(),
     uptime = core.now() - instance.started, state = instance.state, loops = report.loops(instance), pools = rows,
   }
 end
@@ -141,7 +130,7 @@ local function options_of(pool)
 end
 
 function report.info(instance, params)
-  local pool, err = find(instance, params.pool)
+  local pool, err = instance.pools:find(params.pool)
   if not pool then return nil, err end
   local row = report.pool(instance, pool)
   row.options, row.sockets = options_of(pool), socket_rows(pool)
@@ -171,103 +160,6 @@ function report.get(instance, params)
   local options = pool and options_of(pool) or instance.spec.server
   if params.key then return dig(options, params.key) end
   return options
-end
-
--- ---------------------------------------------------------------- asking the workers
-
-local function ask(instance, op, params)
-  local silent = instance.workers:in_state("stuck", "starting")
-  local answers = instance.workers:ask(instance.workers:in_state("running", "draining"), op, params, ANSWER)
-  local missing = list()
-  for _, worker in ipairs(silent) do table.insert(missing, { loop = worker.loop, why = worker.state }) end
-  for worker, answer in pairs(answers) do
-    if type(answer[1]) ~= "table" then table.insert(missing, { loop = worker.loop, why = tostring(answer[2]) }) end
-  end
-  return answers, missing
-end
-
--- A row's state: canary comes with stage 2.
-local function generation_row(pool, generation, counts)
-  return {
-    generation = generation.number, module = handler_name(generation), digest = generation.digest,
-    state = generation.number == pool.current and "current" or "old", connections = counts[generation.number] or 0,
-    started = generation.started, cause = generation.cause, by = generation.by,
-  }
-end
-
-function report.gens(instance, params)
-  local pool, err = find(instance, params.pool)
-  if not pool then return nil, err end
-  local answers, missing = ask(instance, "gens", { pool = pool.name })
-  local counts, rows = {}, list()
-  for _, answer in pairs(answers) do
-    for number, count in pairs(type(answer[1]) == "table" and answer[1] or {}) do
-      counts[number] = (counts[number] or 0) + count
-    end
-  end
-  for number, generation in pairs(pool.generations) do
-    local wanted = number == pool.current or (counts[number] or 0) > 0 or #missing > 0
-    if wanted then table.insert(rows, generation_row(pool, generation, counts)) end
-  end
-  table.sort(rows, function(a, b) return a.generation > b.generation end)
-  if #missing > 0 then rows.missing = missing end
-  return rows
-end
-
-local function order_by(key)
-  return function(a, b)
-    local x, y = a[key], b[key]
-    if x ~= y and type(x) == type(y) then return x < y end
-    return a.id < b.id
-  end
-end
-
-local function after_id(rows, id)
-  for i, row in ipairs(rows) do
-    if row.id == id then return list { unpack(rows, i + 1) } end
-  end
-  return list()
-end
-
-function report.conns(instance, params)
-  if params.pool then
-    local pool, err = find(instance, params.pool)
-    if not pool then return nil, err end
-  end
-  local answers, missing = ask(instance, "conns", {
-    pool = params.pool, generation = params.generation, loop = params.loop, peer = params.peer,
-    idle_over = params.idle_over,
-  })
-  local rows = list()
-  for _, answer in pairs(answers) do
-    for _, row in ipairs(type(answer[1]) == "table" and answer[1] or {}) do rows[#rows + 1] = row end
-  end
-  table.sort(rows, order_by(params.sort or "id"))
-  if params.after then rows = after_id(rows, params.after) end
-  for i = #rows, (params.limit or #rows) + 1, -1 do rows[i] = nil end
-  if #missing > 0 then rows.missing = missing end
-  return rows
-end
-
---- close: by ids or by filters.
-function report.close(instance, params)
-  local workers = instance.workers:in_state("running", "draining")
-  local answers = instance.workers:ask(workers, "close", params, ANSWER)
-  local result, seen, failure = { closed = 0, missing = list() }, {}, nil
-  for _, answer in pairs(answers) do
-    if type(answer[1]) == "table" then
-      result.closed = result.closed + answer[1].closed
-      for _, id in ipairs(answer[1].missing or {}) do seen[id] = (seen[id] or 0) + 1 end
-    elseif answer[2] ~= "closed" and answer[2] ~= "timeout" then
-      failure = answer[2]
-    end
-  end
-  if failure then return nil, failure end
-  for id, count in pairs(seen) do
-    if count >= #workers then table.insert(result.missing, id) end
-  end
-  table.sort(result.missing)
-  return result
 end
 
 return report

@@ -38,7 +38,7 @@ function workers.new(instance)
   self.engine = supervision.new {
     strategy = "one_for_one", max = restart.max or math.huge, within = restart.within,
     clock = { now = core.now, after = sync.after },
-    counts = function(child) return not self.ran[child.id] end,
+    counts = function(child) return not self.ran[child.id] end, -- the life that has just ended
     delay = supervision.backoff { first = FIRST_DELAY, most = MOST_DELAY, short = SHORT_LIFE, now = core.now },
     on_failure = function(why) self:_give_up(why) end,
   }
@@ -92,7 +92,7 @@ function Workers:_spawn(loop)
   local instance = self.instance
   local slot, err = self:_free_slot()
   if not slot then return nil, err end
-  self.incarnation = self.incarnation + 1
+  self.incarnation, self.ran[loop] = self.incarnation + 1, false
   local worker = { loop = loop, slot = slot, incarnation = self.incarnation, state = "starting", has = {} }
   worker.child, err = instance:spawn_worker {
     role = "worker", title = ("sockdrawer: worker %d %s"):format(loop, instance.name),
@@ -213,14 +213,20 @@ end
 
 -- ---------------------------------------------------------------- the group
 
+-- The end of the channel is what a worker that has said yes waits for.
+local function leave(worker)
+  worker.peer:call("exit", {}, { timeout = STOP_SECONDS })
+  worker.peer:close()
+  if worker.child.embedded then worker.child:kill() end
+end
+
 function Workers:_child(loop)
   return {
     id = loop, module = "sockdrawer.worker", shutdown = STOP_SECONDS,
     start = function() return self:_spawn(loop) end,
     stop = function(worker)
       worker.leaving = true
-      worker.peer:cast("exit")
-      if worker.child.embedded then worker.child:kill() end
+      core.spawn(function() leave(worker) end):detach()
     end,
     kill = function(worker)
       worker.leaving = true
