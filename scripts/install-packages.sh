@@ -22,6 +22,7 @@ test   lua-busted          specs in Lua
 test   lua-socket          the clients of the specs
 test   luarocks            builds and installs the rock
 test   lua5.1              what luarocks itself runs on
+test   strace              makes system calls fail on purpose
 test   redis-tools         foreign clients for the small Redis
 test   git                 lists the files of the rock
 check  clang               the second compiler
