@@ -58,6 +58,7 @@ function Instance:_settle()
     local uid, gid, name = core.lookup_user(server.user)
     if not uid then return nil, ("user %s: %s"):format(server.user, name or gid) end
     self.user = ("%d:%d:%s"):format(uid, gid, name or "")
+    if not self.supervised then log.warn("user", { msg = "with loops 0 the one process there is keeps its rights" }) end
   end
   return true
 end

@@ -73,8 +73,14 @@ local function explain(worker, err, seconds)
   return tostring(err)
 end
 
+-- The limit is for each evaluation; a plan of several pools is several of them.
+function Changes:_patience(plan)
+  local each = self.instance.spec.server.load_timeout
+  return each and each * math.max(1, #plan.entries + (plan.script and 1 or 0)) or nil
+end
+
 function Changes:_prepare(id, plan, workers)
-  local seconds = self.instance.spec.server.load_timeout or nil
+  local seconds = self:_patience(plan)
   local params = { change = id, pools = states_of(plan.entries), script = plan.script, remove = names_of(plan.remove) }
   for _, worker in ipairs(workers) do worker.preparing = true end
   local answers = self.instance.workers:ask(workers, "prepare", params, seconds)
@@ -179,6 +185,7 @@ function Changes:apply(plan)
   self.last_id = self.last_id + 1
   local id = self.last_id
   local ready, failure = self:_prepare(id, plan, self:_able())
+  if self.instance.state ~= "ready" then failure = failure or { text = "the instance is " .. self.instance.state } end
   if failure then
     self:_abort(id, ready)
     log.warn("change_refused", { loop = failure.loop, msg = failure.text })
