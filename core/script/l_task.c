@@ -76,7 +76,7 @@ static const luaL_Reg handle_methods[] = {
 static int handle_index(lua_State *L) {
   const char *key = luaL_checkstring(L, 2);
   if (key[0] == 'i' && key[1] == 'd' && key[2] == 0) {
-    lua_pushfstring(L, "%s%d", sd_the_vm.id_prefix, (int)check_handle(L)->serial);
+    sd_vm_push_id(L, check_handle(L)->serial);
     return 1;
   }
   lua_rawget(L, lua_upvalueindex(1));
@@ -214,7 +214,14 @@ static int l_identify(lua_State *L) {
   return 0;
 }
 
+/* connection() → the connection that the running task works for, or nil. */
+static int l_connection(lua_State *L) {
+  sd_task_push_connection(L, sd_the_vm.current);
+  return 1;
+}
+
 static const luaL_Reg functions[] = {
+    {"connection", l_connection},
     {"run", l_run},       {"stop", l_stop},         {"spawn", l_spawn},
     {"park", l_park},     {"sleep", l_sleep},       {"current", l_current},
     {"now", l_now},       {"time", l_time},         {"owner", l_owner},
@@ -243,5 +250,7 @@ void sd_task_register(lua_State *L) {
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   sd_class(L, OWNER, owner_methods, owner_gc);
+  sd_task_push_mark(L);
+  lua_setfield(L, -2, "wait_mark");
   luaL_register(L, NULL, functions);
 }

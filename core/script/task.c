@@ -106,13 +106,12 @@ static void fail(sd_task *task, const char *message) {
   lua_pop(L, 1);
 }
 
-/* An error may be any value; tables with __tostring speak for themselves. */
 static void fail_with_value(sd_task *task) {
-  lua_State *co = task->co;
-  const char *message = lua_tostring(co, -1);
-  if (message == NULL && luaL_callmeta(co, -1, "__tostring")) message = lua_tostring(co, -1);
-  if (message == NULL) message = lua_pushfstring(co, "(error object is a %s value)", luaL_typename(co, -1));
-  fail(task, message);
+  lua_State *L = sd_the_vm.L;
+  lua_xmove(task->co, L, 1); /* a coroutine that has failed can call nothing */
+  sd_vm_error_text(L);
+  fail(task, lua_tostring(L, -1));
+  lua_pop(L, 1);
 }
 
 void sd_task_drop(sd_task *task) {
@@ -140,11 +139,20 @@ static void leave_lua(void) {
   if (sd_the_vm.scoreboard != NULL) sd_scoreboard_slot_leave(sd_the_vm.scoreboard);
 }
 
+/* A wait of ours may have ended in the hands of a foreign resumer: what it waited
+ * for still points here, or has put it into the ready queue meanwhile. */
+static void forget_wait(sd_task *task) {
+  if (task->state == SD_TASK_READY) dequeue(task);
+  if (task->unwait != NULL) task->unwait(task);
+  task->unwait = NULL;
+  task->state = SD_TASK_RUNNING;
+}
+
 static void settle_yield(sd_task *task) {
   lua_State *co = task->co;
   if (lua_gettop(co) < 1 || lua_touserdata(co, -1) != &waits || task->state != SD_TASK_WAITING) {
     lua_settop(co, 0);
-    task->state = SD_TASK_RUNNING;
+    forget_wait(task);
     fail(task, "coroutine.yield outside a coroutine of your own: nobody would resume it");
     return;
   }
@@ -153,8 +161,7 @@ static void settle_yield(sd_task *task) {
 }
 
 static void settle_end(sd_task *task, int status) {
-  /* A foreign resumer may have swallowed a wait of ours. */
-  if (task->unwait != NULL) task->unwait(task);
+  forget_wait(task);
   if (status == 0) end(task, SD_TASK_ENDED, NULL);
   else fail_with_value(task);
 }
@@ -243,7 +250,7 @@ void sd_task_start(sd_task *task, lua_State *co, int nargs, sd_owner *owner) {
 }
 
 static void on_spawned_end(sd_task *task, sd_task_end how, const char *error) {
-  if (how == SD_TASK_FAILED) sd_task_report(task->serial, error, NULL);
+  if (how == SD_TASK_FAILED) sd_task_report(task->serial, error, task->conn);
   free(task);
 }
 
@@ -256,6 +263,7 @@ sd_task *sd_task_spawn(lua_State *co, int nargs, sd_owner *owner) {
     task->pool = sd_the_vm.current->pool;
     task->generation = sd_the_vm.current->generation;
     task->limits = sd_the_vm.current->limits;
+    task->conn = sd_the_vm.current->conn;
   }
   sd_task_start(task, co, nargs, owner);
   return task;
@@ -285,12 +293,21 @@ void sd_task_set_timeout(sd_task *task, uint64_t ms) {
   sd_loop_arm(loop, &task->timer, sd_loop_now(loop) + ms);
 }
 
+void sd_task_push_mark(lua_State *L) {
+  lua_pushlightuserdata(L, &waits);
+}
+
+void sd_task_push_connection(lua_State *L, const sd_task *task) {
+  if (task == NULL || task->conn == NULL) lua_pushnil(L);
+  else sd_vm_push_anchored(L, task->conn);
+}
+
 void sd_task_report(uint64_t serial, const char *error, const void *conn) {
   sd_vm *vm = &sd_the_vm;
   if (vm->on_task_error == LUA_NOREF) return;
   lua_State *co = sd_task_coroutine();
   lua_rawgeti(co, LUA_REGISTRYINDEX, vm->on_task_error);
-  lua_pushfstring(co, "%s%d", vm->id_prefix, (int)serial);
+  sd_vm_push_id(co, serial);
   lua_pushstring(co, error);
   if (conn != NULL) sd_vm_push_anchored(co, conn);
   sd_task_spawn(co, conn != NULL ? 3 : 2, NULL);

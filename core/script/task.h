@@ -57,6 +57,7 @@ struct sd_task {
   uint64_t serial;
   uint64_t generation; /* of the connection it serves, for the heartbeat */
   const struct sd_conn_limits *limits; /* of its pool; NULL: none */
+  const void *conn;    /* anchor of the connection it works for, or NULL: it may be gone */
   uint32_t pool;       /* SD_SCOREBOARD_NO_POOL: none */
   uint16_t pending;    /* values on co for the resume to come */
   uint8_t state;
@@ -94,8 +95,15 @@ bool sd_task_run_ready(void *unused);
 /* Seconds until a wait with a timer is given up; pushes nil, "timeout". */
 void sd_task_set_timeout(sd_task *task, uint64_t ms);
 
+/* Pushes what a waiting coroutine yields: who resumes it inside a task passes that
+ * on upward (lua/sockdrawer/coroutine.lua). */
+void sd_task_push_mark(lua_State *L);
+
 /* Pushes the handle of a task: how Lua names it. */
 void sd_task_push_handle(lua_State *L, sd_task *task);
+
+/* Pushes the connection that the running task works for, or nil. */
+void sd_task_push_connection(lua_State *L, const sd_task *task);
 
 /* Tells Lua's on_task_error of a failure. `conn` is an anchor key, or NULL. */
 void sd_task_report(uint64_t serial, const char *error, const void *conn);

@@ -1,6 +1,7 @@
 /* The process' Lua state and what C keeps in it. */
 #include "vm.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -54,6 +55,29 @@ sd_ref sd_vm_keep(lua_State *L, int index, sd_ref old) {
   if (lua_isnoneornil(L, index)) return LUA_NOREF;
   lua_pushvalue(L, index);
   return luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+/* Not with %d of lua_pushfstring: a busy loop would come to its end in a day. */
+void sd_vm_push_id(lua_State *L, uint64_t serial) {
+  char text[sizeof sd_the_vm.id_prefix + 20];
+  snprintf(text, sizeof text, "%s%" PRIu64, sd_the_vm.id_prefix, serial);
+  lua_pushstring(L, text);
+}
+
+static int l_error_text(lua_State *L) {
+  if (luaL_callmeta(L, 1, "__tostring") && lua_isstring(L, -1)) return 1;
+  lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
+  return 1;
+}
+
+/* An error may be any value, and its __tostring may raise too. */
+void sd_vm_error_text(lua_State *L) {
+  if (lua_isstring(L, -1)) return;
+  lua_pushcfunction(L, l_error_text);
+  lua_insert(L, -2);
+  if (lua_pcall(L, 1, 1, 0) == 0) return;
+  lua_pop(L, 1);
+  lua_pushliteral(L, "(error object whose __tostring raises)");
 }
 
 int sd_push_failure(lua_State *L, int err) {

@@ -49,6 +49,12 @@ void sd_vm_unanchor(const void *key);
 /* Keeps the function (or nil: LUA_NOREF) at `index`, in place of `old`. */
 sd_ref sd_vm_keep(lua_State *L, int index, sd_ref old);
 
+/* The id of a task or connection: a string. */
+void sd_vm_push_id(lua_State *L, uint64_t serial);
+
+/* Replaces an error value on top of the stack by what it says. */
+void sd_vm_error_text(lua_State *L);
+
 /* nil, word. Returns 2. */
 int sd_push_failure(lua_State *L, int err);
 

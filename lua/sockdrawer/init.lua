@@ -75,12 +75,10 @@ function sd.uv()
   return core.luv()
 end
 
-sd.coroutine = core.coroutine
-
 -- A record carries where it comes from; what the caller says about that goes before.
 local function write_log(level, ...)
   local event, fields = ...
-  local record = runtime.origin(runtime.connection())
+  local record = runtime.origin(core.connection())
   if type(fields) == "table" then
     for key, value in pairs(fields) do record[key] = value end
     return log.write(level, event, record)

@@ -1,5 +1,6 @@
 --- The globals of a generation: the process's own, with everything in between that loads code or leaves a trace.
 
+local coroutines = require "sockdrawer.coroutine"
 local native = require "sockdrawer.generation.native"
 
 local M = {}
@@ -74,12 +75,6 @@ local function package_view(env, generation)
   return view
 end
 
--- Waiting inside a user's own coroutine needs the core's resume and wrap.
-local function coroutines()
-  local ok, core = pcall(require, "sockdrawer.core")
-  return ok and core.coroutine or coroutine
-end
-
 --- Fresh globals, and the generation's own view of `package`.
 ---@param generation sockdrawer.Generation
 ---@return table env, table package
@@ -87,7 +82,7 @@ function M.new(generation)
   local env = setmetatable({}, { __index = _G })
   env._G = env
   env.arg = generation.args or {}
-  env.coroutine = coroutines()
+  env.coroutine = coroutines
   env.print = print_to_log
   env.package = package_view(env, generation)
   env.require = generation.require
