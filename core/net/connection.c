@@ -11,9 +11,9 @@
 #include "base/errors.h"
 
 enum {
-  GATHER = 65536,            /* flush at this, even if the writer goes on */
   DIRECT = 16384,            /* so much is not worth copying first */
   SHARE = 512 * 1024,        /* bytes one connection may move in a turn */
+  MESSAGE = 512,             /* bytes that a message counts for, at least */
   LINGER = 1000,             /* milliseconds between our FIN and the close */
   LINGER_BYTES = 16 << 20,   /* what a peer may still send meanwhile */
   FLUSH_AT_MOST = 30 * 1000, /* closing with the write timeout off */
@@ -84,6 +84,11 @@ static void set_write_deadline(sd_conn *c) {
   if (ms == 0 && c->state == SD_CONN_FLUSHING) ms = FLUSH_AT_MOST;
   c->write_deadline = ms == 0 ? 0 : sd_loop_now(c->loop) + ms;
   schedule(c);
+}
+
+void sd_conn_set_write_timeout(sd_conn *c, uint32_t ms) {
+  c->write = ms;
+  if (c->state == SD_CONN_OPEN && sd_conn_queued(c) > 0) set_write_deadline(c);
 }
 
 /* ---- the end ---- */
@@ -277,8 +282,12 @@ bool sd_conn_tired(sd_conn *c) {
   return true;
 }
 
+void sd_conn_count(sd_conn *c) {
+  c->spent += MESSAGE;
+}
+
 ssize_t sd_conn_receive(sd_conn *c, char *into, size_t size) {
-  if (c->eof) return 0;
+  if (c->eof || (c->deaf && c->state == SD_CONN_OPEN)) return 0;
   if (!c->readable || sd_conn_tired(c)) return -EAGAIN;
   ssize_t n;
   do n = recv(c->source.fd, into, size, 0);
@@ -304,7 +313,7 @@ ssize_t sd_conn_receive(sd_conn *c, char *into, size_t size) {
 }
 
 ssize_t sd_conn_fill(sd_conn *c, size_t room) {
-  if (c->eof || !c->readable) return sd_conn_receive(c, NULL, 0);
+  if (c->eof || c->deaf || !c->readable) return sd_conn_receive(c, NULL, 0);
   char *into = sd_buffer_reserve(&c->in, room);
   if (into == NULL) return -ENOMEM;
   ssize_t n = sd_conn_receive(c, into, room);
@@ -313,11 +322,12 @@ ssize_t sd_conn_fill(sd_conn *c, size_t room) {
   return n;
 }
 
+/* The kernel is not told: it would take what comes all the same, but hide the
+ * peer's FIN, and closing over unread bytes sends RST before our answer is read. */
 void sd_conn_shutdown_read(sd_conn *c) {
   if (c->state != SD_CONN_OPEN) return;
-  shutdown(c->source.fd, SHUT_RD);
   sd_buffer_free(&c->in);
-  c->eof = true;
+  c->deaf = true;
 }
 
 /* ---- events ---- */

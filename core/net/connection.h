@@ -17,6 +17,8 @@
 #include "base/buffer.h"
 #include "loop.h"
 
+enum { SD_CONN_GATHER = 65536 }; /* so much queued is sent, even if the writer goes on */
+
 typedef enum {
   SD_CONN_OPEN,
   SD_CONN_FLUSHING,
@@ -70,7 +72,8 @@ struct sd_conn {
   sd_buffer in, out;
   sd_conn *next_dirty;
   struct sd_pipe *pipe; /* while joined to another (pipe.h) */
-  uint64_t read_deadline, write_deadline, life_deadline; /* 0: none */
+  uint64_t read_deadline, write_deadline, life_deadline; /* loop time; 0: none */
+  uint64_t deadline;     /* the owner's, for all its waits; kept for it here */
   uint64_t opened, active;                               /* loop time */
   uint64_t bytes_in, bytes_out, linger_limit;
   uint64_t turn; /* when `spent` was last reset */
@@ -80,6 +83,7 @@ struct sd_conn {
   uint8_t state, end;
   bool readable, hangup, eof; /* hangup: reading must go on until 0 */
   bool writable, dirty, want_drained, want_fin, fin, tired;
+  bool deaf; /* reads answer the end, whatever comes */
   uint32_t drain_to; /* want_drained means: down to so many bytes */
   union {
     struct sockaddr any;
@@ -117,8 +121,15 @@ static inline size_t sd_conn_queued(const sd_conn *conn) {
  * or on_drained follow in the next turn where they are wanted. */
 bool sd_conn_tired(sd_conn *conn);
 
+/* One more message went through its owner's hands: a thousand tiny ones cost a
+ * turn what a few large ones do. */
+void sd_conn_count(sd_conn *conn);
+
 /* Waits for the peer until then (loop time; 0: for ever). */
 void sd_conn_set_read_deadline(sd_conn *conn, uint64_t when);
+
+/* So long may what is queued stand still, from now on. */
+void sd_conn_set_write_timeout(sd_conn *conn, uint32_t ms);
 
 /* The whole connection ends then. */
 void sd_conn_set_life_deadline(sd_conn *conn, uint64_t when);

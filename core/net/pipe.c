@@ -102,16 +102,20 @@ static void on_drained(sd_conn *c) {
 }
 
 /* Silence counts for the pair: as long as one direction moves, both live. */
-static void watch_silence(sd_pipe *p) {
-  for (int i = 0; i < 2; i++) {
-    sd_conn *c = p->side[i].conn;
-    if (c->idle) sd_conn_set_read_deadline(c, p->active + c->idle);
-  }
+static uint64_t due(const sd_conn *c) {
+  uint64_t silence = c->idle ? pipe_of(c)->active + c->idle : 0;
+  if (silence == 0 || (c->deadline != 0 && c->deadline < silence)) return c->deadline;
+  return silence;
+}
+
+void sd_pipe_watch(sd_pipe *p) {
+  for (int i = 0; i < 2; i++) sd_conn_set_read_deadline(p->side[i].conn, due(p->side[i].conn));
 }
 
 static void on_deadline(sd_conn *c) {
   sd_pipe *p = pipe_of(c);
-  if (p->active + c->idle > sd_loop_now(c->loop)) watch_silence(p);
+  uint64_t when = due(c);
+  if (when == 0 || when > sd_loop_now(c->loop)) sd_pipe_watch(p);
   else finish(p, SD_ETIMEOUT);
 }
 
@@ -139,7 +143,7 @@ void sd_pipe_join(sd_pipe *p, sd_conn *a, sd_conn *b, void (*on_over)(sd_pipe *)
   p->side[1] = (sd_pipe_side){.conn = b, .events = b->events};
   a->events = b->events = &piped;
   a->pipe = b->pipe = p;
-  watch_silence(p);
+  sd_pipe_watch(p);
   pump(a, b);
   if (!p->over) pump(b, a);
 }

@@ -27,6 +27,9 @@ struct sd_pipe {
  * this returns. */
 void sd_pipe_join(sd_pipe *pipe, sd_conn *a, sd_conn *b, void (*on_over)(sd_pipe *));
 
+/* Looks again at when it is over: a timeout or deadline of a side has changed. */
+void sd_pipe_watch(sd_pipe *pipe);
+
 /* Ends it without a word. Harmless when it is over. */
 void sd_pipe_part(sd_pipe *pipe);
 

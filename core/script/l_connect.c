@@ -36,16 +36,23 @@ typedef struct {
   sd_source source;
   uv_getaddrinfo_t query;
   sd_task *task; /* NULL: given up */
-  struct addrinfo *found;
+  struct addrinfo *found, *next; /* of a name; next: not tried yet */
   struct sockaddr_storage address;
   socklen_t length;
   const sd_conn_limits *limits;
   bool resolving, watching;
 } attempt;
 
-static void free_attempt(attempt *a) {
+static void drop_socket(attempt *a) {
   if (a->watching) sd_loop_unwatch(&sd_the_vm.loop, &a->source);
+  a->watching = false;
   if (a->source.fd >= 0) close(a->source.fd);
+  a->source.fd = -1;
+}
+
+static void free_attempt(attempt *a) {
+  drop_socket(a);
+  uv_freeaddrinfo(a->found);
   free(a);
 }
 
@@ -74,6 +81,8 @@ static void settle(attempt *a, int err) {
   sd_task_wake(task, n);
 }
 
+static void go_on(attempt *a, int err);
+
 static void on_connected(sd_source *source, uint32_t events) {
   attempt *a = (attempt *)source;
   (void)events;
@@ -85,7 +94,7 @@ static void on_connected(sd_source *source, uint32_t events) {
   if (err == 0 && getpeername(source->fd, (struct sockaddr *)&peer, &length) < 0 &&
       errno == ENOTCONN)
     return; /* an early edge: not decided yet */
-  settle(a, -err);
+  go_on(a, -err);
 }
 
 /* 1 connected, 0 under way, else -errno. */
@@ -100,23 +109,34 @@ static int begin_connect(attempt *a) {
   return err;
 }
 
+/* A name may stand for addresses of which only some answer: ::1 and 127.0.0.1. */
+static int try_next(attempt *a) {
+  int err = -ENOENT;
+  while (a->next != NULL) {
+    drop_socket(a);
+    memcpy(&a->address, a->next->ai_addr, a->next->ai_addrlen);
+    a->length = a->next->ai_addrlen;
+    a->next = a->next->ai_next;
+    err = begin_connect(a);
+    if (err >= 0) break;
+  }
+  return err;
+}
+
+static void go_on(attempt *a, int err) {
+  if (err < 0 && a->next != NULL) {
+    err = try_next(a);
+    if (err == 0) return;
+  }
+  settle(a, err > 0 ? 0 : err);
+}
+
 static void on_resolved(uv_getaddrinfo_t *query, int status, struct addrinfo *found) {
   attempt *a = query->data;
   a->resolving = false;
-  if (a->task == NULL) {
-    uv_freeaddrinfo(found);
-    free_attempt(a);
-    return;
-  }
-  if (status == 0) {
-    memcpy(&a->address, found->ai_addr, found->ai_addrlen);
-    a->length = found->ai_addrlen;
-    uv_freeaddrinfo(found);
-    status = begin_connect(a);
-  } else {
-    status = -ENOENT; /* no such host */
-  }
-  if (status != 0) settle(a, status > 0 ? 0 : status);
+  a->found = a->next = status == 0 ? found : NULL;
+  if (a->task == NULL) free_attempt(a);
+  else go_on(a, -ENOENT); /* what it is without any address: no such host */
 }
 
 static int begin_resolve(attempt *a, const sd_address *address) {

@@ -8,6 +8,7 @@
 
 #include "l_socket.h"
 #include "net/address.h"
+#include "net/pipe.h"
 #include "net/sockopt.h"
 
 #define CONN "sockdrawer.connection"
@@ -139,7 +140,7 @@ void sd_l_conn_cut(l_conn *c, sd_end why, bool reset) {
 /* Outbound: ends with the task that opened it. */
 static void cancel_owned(sd_owned *owned) {
   l_conn *c = (l_conn *)((char *)owned - offsetof(l_conn, owned));
-  finish(c, SD_END_HANDLER);
+  finish(c, judge(c));
 }
 
 static const sd_owned_kind outbound = {.cancel = cancel_owned};
@@ -169,7 +170,7 @@ l_conn *sd_l_conn_new(lua_State *L, int fd, const sd_conn_limits *limits,
 /* ---- who and where ---- */
 
 void sd_l_conn_push_id(lua_State *L, const l_conn *c) {
-  lua_pushfstring(L, "%s%d", sd_the_vm.id_prefix, (int)c->serial);
+  sd_vm_push_id(L, c->serial);
 }
 
 static const struct sockaddr *peer_of(const l_conn *c, struct sockaddr_storage *room, socklen_t *len) {
@@ -257,8 +258,11 @@ static int l_close(lua_State *L) {
     reset = lua_toboolean(L, -1);
   }
   lua_pushboolean(L, 1);
-  if (c->conn.state != SD_CONN_OPEN) return 1;
-  sd_conn_note_end(&c->conn, c->conn.eof ? SD_END_PEER : SD_END_HANDLER);
+  if (c->conn.state != SD_CONN_OPEN) {
+    if (reset) sd_conn_abort(&c->conn, true); /* no patience with what is still on its way */
+    return 1;
+  }
+  sd_conn_note_end(&c->conn, judge(c));
   fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
   run_on_close(c);
   sd_sockopt_before_close(c->conn.source.fd);
@@ -331,11 +335,18 @@ static void set_idle(l_conn *c, int64_t ms) {
 }
 
 static void set_write(l_conn *c, int64_t ms) {
-  c->conn.write = (uint32_t)ms;
+  sd_conn_set_write_timeout(&c->conn, (uint32_t)ms);
 }
 
 static void set_lifetime(l_conn *c, int64_t ms) {
   sd_conn_set_life_deadline(&c->conn, ms ? c->conn.opened + (uint64_t)ms : 0);
+}
+
+/* Waits under way go by what holds now. */
+static void retime(l_conn *c) {
+  if (c->conn.pipe != NULL) sd_pipe_watch(c->conn.pipe);
+  sd_l_read_retime(c);
+  sd_l_write_retime(c);
 }
 
 /* timeouts{ idle=, write=, lifetime= }: seconds, false is off; from now on. */
@@ -356,6 +367,7 @@ static int l_timeouts(lua_State *L) {
     int64_t ms = sd_opt_ms(L, 2, rows[i].key);
     if (ms >= 0) rows[i].set(c, ms);
   }
+  retime(c);
   lua_pushboolean(L, 1);
   return 1;
 }
@@ -363,12 +375,14 @@ static int l_timeouts(lua_State *L) {
 static int l_deadline(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   if (lua_isboolean(L, 2) && !lua_toboolean(L, 2)) {
-    c->deadline = 0;
+    c->conn.deadline = 0;
   } else {
     double seconds = luaL_checknumber(L, 2);
     uint64_t ms = seconds > 0 ? (uint64_t)((seconds < 4e6 ? seconds : 4e6) * 1000 + 0.999) : 0;
-    c->deadline = sd_loop_now(c->conn.loop) + ms;
+    uv_update_time(&c->conn.loop->uv);
+    c->conn.deadline = sd_loop_now(c->conn.loop) + ms;
   }
+  if (c->conn.state == SD_CONN_OPEN) retime(c);
   lua_pushboolean(L, 1);
   return 1;
 }

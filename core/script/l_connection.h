@@ -40,7 +40,6 @@ struct l_conn {
   l_conn *next, **link; /* in the pool's list */
   sd_owned owned;       /* outbound: ends with the task that opened it */
   uint64_t serial;
-  uint64_t deadline;    /* loop time of conn:deadline; 0 none */
   int32_t stopped;      /* what ended the last read, 0: nothing did */
   bool idle_out;        /* it was the idle timeout */
   bool draining, told;  /* the handler is to be told, was told */
@@ -76,11 +75,13 @@ void sd_l_read_on_readable(sd_conn *conn);
 void sd_l_read_on_deadline(sd_conn *conn);
 void sd_l_read_fail(l_conn *c, int err);
 bool sd_l_read_interrupt(l_conn *c);
+void sd_l_read_retime(l_conn *c); /* timeouts or the deadline have changed */
 
 /* ---- l_write.c ---- */
 void sd_l_write_register(lua_State *L);
 void sd_l_write_on_drained(sd_conn *conn);
 void sd_l_write_fail_all(l_conn *c, int err);
+void sd_l_write_retime(l_conn *c);
 
 /* ---- l_lent.c: bytes lent to a handler for one step ---- */
 typedef struct l_lent {

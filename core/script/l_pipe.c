@@ -10,7 +10,17 @@ typedef struct {
   sd_task *task;
 } joined;
 
+/* What its handler saw last of it, for the reason of its end. */
+static void note_stop(const sd_pipe *p) {
+  for (int i = 0; i < 2; i++) {
+    l_conn *c = (l_conn *)p->side[i].conn;
+    c->stopped = p->err ? p->err : SD_ECLOSED;
+    c->idle_out = c->conn.deadline == 0 || c->conn.deadline > sd_loop_now(c->conn.loop);
+  }
+}
+
 static int push_result(lua_State *to, const sd_pipe *p) {
+  note_stop(p);
   lua_pushnumber(to, (lua_Number)p->side[0].sent);
   lua_pushnumber(to, (lua_Number)p->side[1].sent);
   lua_pushstring(to, sd_error_word(p->err ? p->err : SD_ECLOSED));

@@ -22,6 +22,7 @@ static void forget_needle(read_op *op) {
 static int succeed(l_conn *c) {
   c->stopped = 0;
   c->conn.active = sd_loop_now(c->conn.loop);
+  sd_conn_count(&c->conn);
   return 1;
 }
 
@@ -112,13 +113,19 @@ static int try_peek(l_conn *c, lua_State *to) {
   return succeed(c);
 }
 
+/* A header that says more than the length is part of the message. */
+static bool is_whole(const sd_frame *frame) {
+  return frame->shape == SD_FRAME_LENGTH && frame->header > frame->width;
+}
+
 /* Cuts a frame from bytes that may or may not be in the buffer already. Where it
  * cannot, piece->total is what to give up. */
 static int cut(l_conn *c, lua_State *to, const char *bytes, size_t length, sd_frame_piece *piece) {
   sd_frame_verdict verdict =
       sd_frame_cut(&c->op.frame, bytes, length, c->op.max, &c->op.scanned, piece);
   if (verdict == SD_FRAME_COMPLETE) {
-    lua_pushlstring(to, bytes + piece->payload, piece->len);
+    size_t from = is_whole(&c->op.frame) ? 0 : piece->payload;
+    lua_pushlstring(to, bytes + from, piece->payload + piece->len - from);
     c->op.scanned = 0;
     return succeed(c);
   }
@@ -206,21 +213,22 @@ static int say_shutdown(l_conn *c, lua_State *to) {
 /* When the wait is over: the operation's own timeout, or the idle one, and the
  * connection's deadline, whichever is first. False when that is now already. */
 static bool set_deadline(l_conn *c) {
-  uint64_t now = sd_loop_now(c->conn.loop), when = 0;
+  /* A turn may have been long, and a short timeout began only now. */
+  if (c->op.timeout > 0) uv_update_time(&c->conn.loop->uv);
+  uint64_t now = sd_loop_now(c->conn.loop), when = 0, last = c->conn.deadline;
   int64_t ms = c->op.timeout < 0 ? (int64_t)c->conn.idle : c->op.timeout;
   c->idle_out = false;
   if (ms > 0) when = now + (uint64_t)ms;
-  if (c->deadline != 0) {
-    if (c->deadline <= now) return false;
-    if (when == 0 || c->deadline < when) when = c->deadline;
-  }
+  if (last != 0 && last <= now) return false;
+  if (last != 0 && (when == 0 || last < when)) when = last;
   sd_conn_set_read_deadline(&c->conn, when);
   return true;
 }
 
 /* Runs the operation in c->op for the running task. */
 static int perform(lua_State *L, l_conn *c, sd_task *task) {
-  int n = try_op(c, L);
+  bool tired = c->conn.state == SD_CONN_OPEN && sd_conn_tired(&c->conn);
+  int n = tired ? 0 : try_op(c, L);
   if (n == 0 && may_interrupt(c)) n = say_shutdown(c, L);
   if (n == 0 && !set_deadline(c)) n = give_up(c, L, SD_ETIMEOUT, SIZE_MAX);
   if (n > 0) {
@@ -247,8 +255,18 @@ void sd_l_read_on_readable(sd_conn *conn) {
 void sd_l_read_on_deadline(sd_conn *conn) {
   l_conn *c = (l_conn *)conn;
   if (c->reader == NULL) return;
-  c->idle_out = c->op.timeout < 0 && (c->deadline == 0 || c->deadline > sd_loop_now(conn->loop));
-  answer(c, give_up(c, c->reader->co, SD_ETIMEOUT, SIZE_MAX));
+  conn->readable = true; /* timers come before sockets: it may lie there already */
+  int n = try_op(c, c->reader->co);
+  if (n == 0) {
+    c->idle_out = c->op.timeout < 0 && (conn->deadline == 0 || conn->deadline > sd_loop_now(conn->loop));
+    n = give_up(c, c->reader->co, SD_ETIMEOUT, SIZE_MAX);
+  }
+  answer(c, n);
+}
+
+void sd_l_read_retime(l_conn *c) {
+  if (c->reader != NULL && !set_deadline(c))
+    sd_conn_set_read_deadline(&c->conn, sd_loop_now(c->conn.loop));
 }
 
 void sd_l_read_fail(l_conn *c, int err) {

@@ -2,7 +2,7 @@
  *
  * An argument is taken whole or not at all. With more than write_high queued a
  * writer waits, behind those who wait already; what it was to write is kept in a
- * Lua table meanwhile. */
+ * flat Lua table of strings meanwhile. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +12,8 @@
 enum { DEEPEST = 32, CDATA = 10 /* LUA_TCDATA, which lua.h does not name */ };
 
 typedef enum { WAIT_TO_WRITE, WAIT_TO_FLUSH, WAIT_FOR_OTHERS } wait_kind;
+
+static const void *buffer_class; /* metatable of string.buffer objects */
 
 struct write_waiter {
   write_waiter *next;
@@ -37,8 +39,20 @@ static size_t check_table(lua_State *L, int index, int depth) {
   return total;
 }
 
-/* Bytes of the value at `index`; raises for one that has none. A buffer object is
- * replaced by its string where that is the only way to its bytes. */
+static bool is_buffer(lua_State *L, int index) {
+  if (!lua_getmetatable(L, index)) return false;
+  bool same = lua_topointer(L, -1) == buffer_class;
+  lua_pop(L, 1);
+  return same;
+}
+
+/* Pushes the bytes of a string.buffer object: only its __tostring tells them. */
+static void push_buffer_bytes(lua_State *L, int index) {
+  luaL_callmeta(L, index, "__tostring");
+}
+
+/* Bytes of the value at `index`; raises for one that has none. A string.buffer
+ * object is replaced by its string. */
 static size_t check_value(lua_State *L, int index, int depth) {
   size_t length;
   switch (lua_type(L, index)) {
@@ -48,11 +62,10 @@ static size_t check_value(lua_State *L, int index, int depth) {
     case LUA_TUSERDATA: {
       const l_lent *lent = sd_l_lent_test(L, index);
       if (lent != NULL) return lent->length;
-      if (luaL_callmeta(L, index, "__tostring") && lua_isstring(L, -1)) {
-        lua_tolstring(L, -1, &length);
-        lua_replace(L, index);
-        return length;
-      }
+      if (!is_buffer(L, index)) break;
+      push_buffer_bytes(L, index);
+      lua_replace(L, index);
+      return lua_objlen(L, index);
     }
   }
   luaL_error(L, "write: a string, number, buffer or a table of them expected, got %s",
@@ -68,7 +81,8 @@ static size_t check_values(lua_State *L, int first, int last, int depth) {
 
 /* cdata, length → a string in its place: only Lua's ffi knows cdata. */
 static void replace_cdata(lua_State *L, int index) {
-  luaL_argcheck(L, lua_isnumber(L, index + 1), index, "cdata needs its length behind it");
+  luaL_argcheck(L, lua_isnumber(L, index + 1) && lua_tonumber(L, index + 1) >= 0, index,
+                "cdata needs its length behind it");
   lua_getfield(L, LUA_REGISTRYINDEX, "sockdrawer.ffi.string");
   if (lua_isnil(L, -1)) {
     lua_pop(L, 1);
@@ -108,7 +122,7 @@ static int put(lua_State *L, l_conn *c, int index) {
   if (lua_isuserdata(L, index)) {
     const l_lent *lent = sd_l_lent_test(L, index);
     if (lent != NULL) return sd_conn_write(&c->conn, lent->block, lent->length);
-    luaL_callmeta(L, index, "__tostring"); /* nested: check_value saw it answer */
+    push_buffer_bytes(L, index);
     const char *bytes = lua_tolstring(L, -1, &length);
     int err = sd_conn_write(&c->conn, bytes, length);
     lua_pop(L, 1);
@@ -121,7 +135,9 @@ static int put(lua_State *L, l_conn *c, int index) {
 static int put_all(lua_State *L, l_conn *c, int first, int last) {
   int err = 0;
   for (int i = first; i <= last && !err; i++) err = put(L, c, i);
-  if (sd_conn_queued(&c->conn) >= c->conn.limits->write_high) sd_conn_flush(&c->conn);
+  size_t queued = sd_conn_queued(&c->conn);
+  if (queued >= SD_CONN_GATHER || queued >= c->conn.limits->write_high) sd_conn_flush(&c->conn);
+  sd_conn_count(&c->conn);
   return err ? err : c->conn.err;
 }
 
@@ -135,13 +151,6 @@ static void forget_waiter(l_conn *c, write_waiter *w) {
   free(w);
 }
 
-static void unwait(sd_task *task) {
-  l_conn *c = task->waiting_for;
-  write_waiter *w = c->writers;
-  while (w != NULL && w->task != task) w = w->next;
-  if (w != NULL) forget_waiter(c, w);
-}
-
 static void want_drained(l_conn *c) {
   if (c->writers == NULL) return;
   bool all = c->writers->kind == WAIT_TO_FLUSH;
@@ -149,19 +158,55 @@ static void want_drained(l_conn *c) {
   c->conn.drain_to = all ? 0 : (uint32_t)c->conn.limits->write_low;
 }
 
+static void unwait(sd_task *task) {
+  l_conn *c = task->waiting_for;
+  write_waiter *w = c->writers;
+  while (w != NULL && w->task != task) w = w->next;
+  if (w != NULL) forget_waiter(c, w);
+  want_drained(c); /* the next one may wait for something else */
+}
+
+/* Appends a checked value to the list, which has n, as strings and numbers: what
+ * others do to its tables and buffers meanwhile changes nothing. */
+static int keep(lua_State *L, int index, int list, int n) {
+  if (lua_istable(L, index)) {
+    int count = (int)lua_objlen(L, index);
+    luaL_checkstack(L, 4, "write");
+    for (int i = 1; i <= count; i++) {
+      lua_rawgeti(L, index, i);
+      n = keep(L, lua_gettop(L), list, n);
+      lua_pop(L, 1);
+    }
+    return n;
+  }
+  const l_lent *lent = sd_l_lent_test(L, index);
+  if (lent != NULL) lua_pushlstring(L, lent->block, lent->length);
+  else if (lua_isuserdata(L, index)) push_buffer_bytes(L, index);
+  else lua_pushvalue(L, index);
+  lua_rawseti(L, list, n + 1);
+  return n + 1;
+}
+
 /* Keeps arguments 2.. in a table under the waiter's name. */
 static void keep_arguments(lua_State *L, write_waiter *w) {
-  int n = lua_gettop(L) - 1;
-  lua_createtable(L, n, 0);
-  for (int i = 1; i <= n; i++) {
-    l_lent *lent = sd_l_lent_test(L, i + 1);
-    /* Lent bytes are gone when it continues: they become a string here. */
-    if (lent != NULL) lua_pushlstring(L, lent->block, lent->length);
-    else lua_pushvalue(L, i + 1);
-    lua_rawseti(L, -2, i);
-  }
+  int last = lua_gettop(L), n = 0;
+  lua_createtable(L, last - 1, 0);
+  for (int i = 2; i <= last; i++) n = keep(L, i, last + 1, n);
   sd_vm_anchor(L, w, -1);
   lua_pop(L, 1);
+}
+
+/* The connection's deadline ends the wait, but not one whose bytes are taken. */
+static void set_deadline(const l_conn *c, const write_waiter *w) {
+  sd_loop *loop = c->conn.loop;
+  uint64_t deadline = c->conn.deadline, now = sd_loop_now(loop);
+  if (w->kind == WAIT_FOR_OTHERS) return;
+  if (deadline == 0) sd_timers_disarm(&loop->timers, &w->task->timer);
+  else sd_task_set_timeout(w->task, deadline > now ? deadline - now : 0);
+}
+
+void sd_l_write_retime(l_conn *c) {
+  for (const write_waiter *w = c->writers; w != NULL; w = w->next) set_deadline(c, w);
 }
 
 static int wait_as(lua_State *L, l_conn *c, wait_kind kind) {
@@ -175,8 +220,8 @@ static int wait_as(lua_State *L, l_conn *c, wait_kind kind) {
   while (*tail != NULL) tail = &(*tail)->next;
   *tail = w;
   want_drained(c);
-  if (c->conn.dirty) sd_conn_flush(&c->conn);
-  return sd_task_wait(L, task, c, unwait);
+  if (c->conn.deadline != 0) set_deadline(c, w);
+  return sd_task_wait(L, task, c, unwait); /* what is gathered goes out once it waits */
 }
 
 static void wake(l_conn *c, write_waiter *w, int err) {
@@ -281,7 +326,7 @@ static int l_write_frame(lua_State *L) {
 
 static int l_flush(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
-  int err = failure_of(c);
+  int err = c->conn.pipe != NULL ? SD_EBUSY : failure_of(c);
   if (err) return sd_push_failure(L, err);
   sd_conn_flush(&c->conn);
   err = failure_of(c);
@@ -291,6 +336,17 @@ static int l_flush(lua_State *L) {
   return 1;
 }
 
+static void learn_buffer_class(lua_State *L) {
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "string.buffer");
+  lua_call(L, 1, 1);
+  lua_getfield(L, -1, "new");
+  lua_call(L, 0, 1);
+  lua_getmetatable(L, -1);
+  buffer_class = lua_topointer(L, -1);
+  lua_pop(L, 3);
+}
+
 void sd_l_write_register(lua_State *L) {
   static const luaL_Reg methods[] = {{"write", l_write},
                                      {"try_write", l_try_write},
@@ -298,4 +354,5 @@ void sd_l_write_register(lua_State *L) {
                                      {"flush", l_flush},
                                      {NULL, NULL}};
   luaL_register(L, NULL, methods);
+  learn_buffer_class(L);
 }

@@ -11,6 +11,7 @@ local runtime = require "sockdrawer.runtime"
 local serving = require "sockdrawer.serving"
 local tasks = require "sockdrawer.tasks"
 local wire = require "sockdrawer.wire"
+require "sockdrawer.connection"
 
 local worker = {}
 
@@ -33,7 +34,7 @@ local function report(conn, text, origin)
 end
 
 local function on_task_error(id, text, conn)
-  report(conn or runtime.connections[id], text, tasks.failed(id, text))
+  report(conn, text, tasks.failed(id, text))
 end
 
 -- What user code prints is one log line per call.

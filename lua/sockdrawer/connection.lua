@@ -1,0 +1,21 @@
+--- Methods of connections that only say something: what to call in their place, or that they come later.
+
+local core = require "sockdrawer.core"
+
+local methods = core.connection_methods
+
+local INSTEAD = {
+  send = "conn:write(…) for bytes, conn:post(message) for a message",
+  receive = "conn:read(…) for bytes, conn:event{…} for messages",
+}
+
+for name, text in pairs(INSTEAD) do
+  methods[name] = function() error(("conn.%s does not exist: use %s"):format(name, text), 2) end
+end
+
+for name in ([[post event wait active sendfile starttls tls datagrams write_to move outdated become
+    uncount]]):gmatch "%S+" do
+  methods[name] = function() error(("conn:%s is not available yet"):format(name), 2) end
+end
+
+return methods
