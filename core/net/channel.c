@@ -1,4 +1,5 @@
-/* Length-prefixed messages; descriptors ride on the first byte of theirs. */
+/* Length-prefixed messages; descriptors ride on the first byte of theirs. What one
+ * recvmsg brings of them belongs to one message: the kernel does not merge them. */
 #include "channel.h"
 
 #include <errno.h>
@@ -10,7 +11,7 @@
 
 #include "base/errors.h"
 
-enum { CHUNK = 65536 };
+enum { CHUNK = 65536, LOST = -1 };
 
 typedef struct {
   uint32_t length, nfds;
@@ -35,13 +36,18 @@ static void drop_cargo(sd_channel *ch) {
   free_cargo(cargo);
 }
 
+static void drop_fds(sd_channel *ch) {
+  while (ch->nreceived > 0)
+    if (ch->received[--ch->nreceived] != LOST) close(ch->received[ch->nreceived]);
+}
+
 void sd_channel_close(sd_channel *ch) {
   if (ch->closed) return;
   ch->closed = true;
   sd_loop_unwatch(ch->loop, &ch->source);
   close(ch->source.fd);
   while (ch->cargo != NULL) drop_cargo(ch);
-  while (ch->nreceived > 0) close(ch->received[--ch->nreceived]);
+  drop_fds(ch);
   sd_buffer_free(&ch->in);
   sd_buffer_free(&ch->out);
 }
@@ -136,17 +142,26 @@ int sd_channel_send(sd_channel *ch, const char *bytes, size_t length, const int 
 
 /* ---- receiving ---- */
 
+static void keep_fd(sd_channel *ch, int fd) {
+  if (ch->nreceived < SD_CHANNEL_FDS * 4) ch->received[ch->nreceived++] = fd;
+  else if (fd != LOST) close(fd);
+}
+
+/* A process without room for new descriptors gets fewer than were sent, or none.
+ * Half of them are no use to anybody: one LOST stands for them all. */
 static void take_fds(sd_channel *ch, struct msghdr *message) {
+  bool cut = message->msg_flags & MSG_CTRUNC;
   for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
     if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
     unsigned n = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
     int fds[SD_CHANNEL_FDS];
     memcpy(fds, CMSG_DATA(c), n * sizeof(int));
     for (unsigned i = 0; i < n; i++) {
-      if (ch->nreceived < SD_CHANNEL_FDS * 4) ch->received[ch->nreceived++] = fds[i];
-      else close(fds[i]);
+      if (cut) close(fds[i]);
+      else keep_fd(ch, fds[i]);
     }
   }
+  if (cut) keep_fd(ch, LOST);
 }
 
 static ssize_t receive_piece(sd_channel *ch) {
@@ -186,6 +201,10 @@ static bool deliver(sd_channel *ch) {
     memcpy(&head, sd_buffer_bytes(&ch->in), sizeof head);
     if (head.length > SD_CHANNEL_MESSAGE || head.nfds > SD_CHANNEL_FDS) return false;
     if (sd_buffer_length(&ch->in) < sizeof head + head.length) break;
+    if (head.nfds > 0 && ch->nreceived > 0 && ch->received[0] == LOST) {
+      shift_fds(ch, 1);
+      head.nfds = 0;
+    }
     if (head.nfds > ch->nreceived) return false;
     int fds[SD_CHANNEL_FDS];
     memcpy(fds, ch->received, head.nfds * sizeof(int));

@@ -12,7 +12,7 @@
 
 #define ACCEPTOR "sockdrawer.acceptor"
 
-enum { ACCEPTS_A_TURN = 64, CONNECT_MS = 10000 };
+enum { ACCEPTS_A_TURN = 64, BACK_OFF = 100, CONNECT_MS = 10000 };
 
 static const sd_conn_limits plain_limits = {.line = 8192,
                                             .frame = 1 << 20,
@@ -182,6 +182,7 @@ static int l_connect(lua_State *L) {
 typedef struct {
   sd_source source; /* first member */
   sd_deferred again;
+  sd_timer rest;
   sd_ref fn;
   bool closed;
 } acceptor;
@@ -208,11 +209,16 @@ static void serve(acceptor *a, int fd) {
   sd_l_conn_serve(c, co, 1);
 }
 
+/* There is no second event for those who are in the queue already. */
+static void rest(acceptor *a, int err) {
+  if (err != EAGAIN) sd_loop_arm(&sd_the_vm.loop, &a->rest, sd_loop_now(&sd_the_vm.loop) + BACK_OFF);
+}
+
 static void accept_some(acceptor *a) {
   for (int i = 0; i < ACCEPTS_A_TURN && !a->closed; i++) {
     int fd = accept4(a->source.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0) return;
-    serve(a, fd);
+    if (fd >= 0) serve(a, fd);
+    else if (errno != EINTR && errno != ECONNABORTED) return rest(a, errno);
   }
   if (!a->closed) sd_loop_defer(&sd_the_vm.loop, &a->again);
 }
@@ -226,12 +232,16 @@ static void on_again(sd_deferred *again) {
   accept_some((acceptor *)((char *)again - offsetof(acceptor, again)));
 }
 
+static void on_rested(sd_timer *timer) {
+  accept_some((acceptor *)((char *)timer - offsetof(acceptor, rest)));
+}
+
 /* accept_loop(fd, fn): each connection becomes fn(conn) in its own task. */
 static int l_accept_loop(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   luaL_checktype(L, 2, LUA_TFUNCTION);
   acceptor *a = lua_newuserdata(L, sizeof *a);
-  *a = (acceptor){.source = {.fd = fd, .on_events = on_pending}, .again = {.run = on_again}};
+  *a = (acceptor){.source = {.fd = fd, .on_events = on_pending}, .again = {.run = on_again}, .rest = {.fire = on_rested}};
   a->fn = sd_vm_keep(L, 2, LUA_NOREF);
   int err = sd_loop_watch(&sd_the_vm.loop, &a->source, EPOLLIN);
   if (err) {
@@ -249,6 +259,7 @@ static int l_acceptor_close(lua_State *L) {
   if (a->closed) return 0;
   a->closed = true;
   sd_loop_undefer(&sd_the_vm.loop, &a->again);
+  sd_timers_disarm(&sd_the_vm.loop.timers, &a->rest);
   sd_loop_unwatch(&sd_the_vm.loop, &a->source);
   close(a->source.fd);
   luaL_unref(L, LUA_REGISTRYINDEX, a->fn);

@@ -5,7 +5,8 @@
  * the scoreboard calls current prepared here; is there a place (reserved before
  * accept, so the limit is exact over all workers); has this turn's share been
  * taken. A socket whose queue could not be emptied stays `ready`, and is looked
- * at again when the bell rings, a generation arrives, or in the next turn. */
+ * at again when the bell rings, a generation arrives, in the next turn, or after
+ * the rest that a failing accept costs it. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,7 @@ typedef struct l_listener l_listener;
 struct l_listener {
   sd_source source; /* first member */
   sd_deferred again;
+  sd_timer rest; /* armed: its accepts fail for now */
   l_pool *pool;
   l_listener *next;
   int id;
@@ -50,7 +52,6 @@ struct l_pool {
   l_listener *listeners;
   l_conn *connections;
   uint64_t count;
-  sd_timer back_off;
   uint64_t said; /* when the last accept error was told */
   sd_ref on_drained, on_event, on_ended;
 };
@@ -208,21 +209,38 @@ static void try_all(l_pool *pool) {
   }
 }
 
-static void on_back_off(sd_timer *timer) {
-  try_all((l_pool *)((char *)timer - offsetof(l_pool, back_off)));
+static void on_rested(sd_timer *timer) {
+  accept_some((l_listener *)((char *)timer - offsetof(l_listener, rest)));
 }
 
-/* Descriptors or memory are short: others may free some soon. */
-static void back_off(l_pool *pool, int err) {
+/* Descriptors or memory are short, and others may free some soon; or the socket is
+ * broken for good, since somebody who shares it has shut it down. Each socket rests
+ * by itself, so that a broken one does not hold up the others. */
+static void back_off(l_listener *l, int err) {
+  l_pool *pool = l->pool;
   uint64_t now = sd_loop_now(&sd_the_vm.loop);
-  sd_loop_arm(&sd_the_vm.loop, &pool->back_off, now + BACK_OFF);
+  sd_loop_arm(&sd_the_vm.loop, &l->rest, now + BACK_OFF);
   if (pool->said != 0 && now - pool->said < SAY_AGAIN) return;
   pool->said = now;
   tell(pool->on_event, sd_error_word(-err), (double)BACK_OFF / 1000);
 }
 
-static bool is_shortage(int err) {
-  return err == EMFILE || err == ENFILE || err == ENOBUFS || err == ENOMEM;
+/* What accept reports of a client who is gone already, or must not come in: the
+ * next one may do better. Anything else will fail again at once. */
+static bool is_about_the_client(int err) {
+  static const int errors[] = {ECONNABORTED, ECONNRESET, EPROTO,      ENOPROTOOPT, EOPNOTSUPP, EPERM,
+                               ENETDOWN,     ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, ENONET, ETIMEDOUT};
+  for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+    if (err == errors[i]) return true;
+  return false;
+}
+
+/* Whether it is worth asking again now. */
+static bool go_on_after(l_listener *l, int err) {
+  if (is_about_the_client(err)) return true;
+  if (err == EAGAIN) l->ready = false;
+  else back_off(l, err);
+  return false;
 }
 
 static int accept_one(const l_listener *l, struct sockaddr_storage *peer) {
@@ -239,14 +257,7 @@ static int accept_one(const l_listener *l, struct sockaddr_storage *peer) {
 static bool reject_one(l_listener *l) {
   struct sockaddr_storage peer;
   int fd = accept_one(l, &peer);
-  if (fd == -EAGAIN) {
-    l->ready = false;
-    return false;
-  }
-  if (fd < 0) {
-    if (is_shortage(-fd)) back_off(l->pool, -fd);
-    return !is_shortage(-fd);
-  }
+  if (fd < 0) return go_on_after(l, -fd);
   close(fd);
   sd_scoreboard_count_rejected(sd_the_vm.scoreboard, l->pool->index);
   return true;
@@ -260,17 +271,14 @@ static bool serve_one(l_listener *l, l_generation *g) {
   if (err == 0) return true;
   sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
   if (fd >= 0) close(fd);
-  if (err == EAGAIN) l->ready = false;
-  else if (is_shortage(err)) back_off(pool, err);
-  else return true; /* that client is gone (ECONNABORTED, EPROTO …): the next one */
-  return false;
+  return go_on_after(l, err);
 }
 
 /* False when there is nothing to do for now. */
 static bool step(l_listener *l) {
   l_pool *pool = l->pool;
   if (pool->paused && !l->leaving) return false;
-  if (sd_timer_armed(&pool->back_off)) return false;
+  if (sd_timer_armed(&l->rest)) return false;
   l_generation *g = current_generation(pool);
   if (g != NULL && sd_scoreboard_reserve(sd_the_vm.scoreboard, pool->index) == 0)
     return serve_one(l, g);
@@ -283,6 +291,7 @@ static void close_listener(l_listener *l) {
   while (*link != l) link = &(*link)->next;
   *link = l->next;
   sd_loop_undefer(&sd_the_vm.loop, &l->again);
+  sd_timers_disarm(&sd_the_vm.loop.timers, &l->rest);
   sd_loop_unwatch(&sd_the_vm.loop, &l->source);
   close(l->source.fd);
   if (l->leaver != NULL) {
@@ -407,7 +416,6 @@ static int l_pool_new(lua_State *L) {
   snprintf(pool->name, sizeof pool->name, "%s", name);
   pool->index = index;
   pool->loop = loop;
-  pool->back_off.fire = on_back_off;
   pool->on_drained = pool->on_event = pool->on_ended = LUA_NOREF;
   pool->limits = (sd_conn_limits){.line = 8192,
                                   .frame = 1 << 20,
@@ -486,6 +494,7 @@ static int l_accept(lua_State *L) {
   if (l == NULL) return sd_push_failure(L, -ENOMEM);
   l->source = (sd_source){.fd = fd, .on_events = on_pending};
   l->again.run = on_again;
+  l->rest.fire = on_rested;
   l->pool = pool;
   l->id = id;
   int err = sd_loop_watch(&sd_the_vm.loop, &l->source, EPOLLIN);
@@ -612,7 +621,6 @@ static int l_pool_close(lua_State *L) {
   while (pool->listeners != NULL) close_listener(pool->listeners);
   if (pool->connections != NULL) return sd_push_failure(L, SD_EBUSY);
   while (pool->generations != NULL) free_generation(pool, pool->generations);
-  sd_timers_disarm(&sd_the_vm.loop.timers, &pool->back_off);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_drained);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_event);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_ended);

@@ -127,6 +127,7 @@ end
 
 function operations.listen(self, params, fds)
   local pool, fd = self.serving.pools[params.pool], fds[1]
+  if not fd then return nil, "EMFILE" end -- it was sent, but there is no room for it here
   if not pool then
     core.close(fd)
     return nil, "no such pool"

@@ -12,7 +12,7 @@ local sync = require "sockdrawer.sync"
 
 local listeners = {}
 
-local LEND_AFTER = 0.1
+local LEND_AFTER, TRY_AGAIN = 0.1, 1
 local HANDSHAKES, DRAIN_QUEUE = 0.05, 2
 
 ---@class sockdrawer.Listeners
@@ -106,6 +106,16 @@ local function steer(group, alive)
   if not ok then log.warn("steer", { pool = group.pool, msg = tostring(err) }) end
 end
 
+-- Descriptors may be short over there. It is asked again for as long as it is the one that should poll.
+local function try_again(self)
+  if self.trying_again then return end
+  self.trying_again = true
+  sync.after(TRY_AGAIN, function()
+    self.trying_again = false
+    self:rebalance()
+  end)
+end
+
 local function attach(self, group, member, worker, calls)
   self.last_id = self.last_id + 1
   local id = self.last_id
@@ -115,7 +125,8 @@ local function attach(self, group, member, worker, calls)
     local ok, err = worker.peer:call("listen", params, { fds = { member.fd } })
     if ok or err == "closed" then return true end
     member.pollers[worker] = nil
-    log.error("listen", { pool = group.pool, loop = worker.loop, msg = tostring(err) })
+    log.warn("listen", { pool = group.pool, loop = worker.loop, msg = tostring(err) })
+    try_again(self)
     return nil, err
   end)
 end

@@ -60,14 +60,28 @@ local function close_all(fds)
   for _, fd in pairs(fds) do core.close(fd) end
 end
 
+-- Our and its ends of everything, or none of them where descriptors are short.
+local function open_ends()
+  local ends = {}
+  for _, open in ipairs { core.open_null, core.pipe, core.socketpair } do
+    local a, b = open()
+    if not a then
+      close_all(ends)
+      return nil, b
+    end
+    ends[#ends + 1] = a
+    ends[#ends + 1] = b
+  end
+  return unpack(ends)
+end
+
 --- Starts one. What it writes to stdout and stderr goes to our log with the fields of `base`.
 ---@param options { role: string, title: string, handlers: table, base: table, user: string|nil,
 ---  fds: table<integer, integer>|nil, on_exit: fun(child: table, status: table)|nil }
 ---@return sockdrawer.ChildProcess|nil, string|nil err
 function process.spawn(options)
-  local null = core.open_null()
-  local log_read, log_write = core.pipe()
-  local ours, theirs = core.socketpair()
+  local null, log_read, log_write, ours, theirs = open_ends()
+  if not null then return nil, log_read end
   local fds = { [0] = null, [1] = log_write, [2] = log_write, [3] = theirs }
   for number, fd in pairs(options.fds or {}) do fds[number] = fd end
   local proc, err = core.process {

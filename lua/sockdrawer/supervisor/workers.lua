@@ -92,7 +92,7 @@ function Workers:_spawn(loop)
   local instance = self.instance
   local slot, err = self:_free_slot()
   if not slot then return nil, err end
-  self.incarnation, self.ran[loop] = self.incarnation + 1, false
+  self.incarnation = self.incarnation + 1
   local worker = { loop = loop, slot = slot, incarnation = self.incarnation, state = "starting", has = {} }
   worker.child, err = instance:spawn_worker {
     role = "worker", title = ("sockdrawer: worker %d %s"):format(loop, instance.name),
@@ -100,7 +100,11 @@ function Workers:_spawn(loop)
     fds = { [4] = instance.scoreboard:fd(), [5] = instance.scoreboard:bell() },
     on_exit = function(_, status) self:_gone(worker, status) end,
   }
-  if not worker.child then return nil, err end
+  if not worker.child then
+    if self.ran[loop] then log.warn("worker_not_started", { loop = loop, msg = tostring(err) }) end
+    return nil, err
+  end
+  self.ran[loop] = false -- not before: a process that there was no descriptor for has had no life that could count
   worker.pid, worker.peer = worker.child.pid, worker.child.peer
   self.by_loop[loop], self.by_slot[slot] = worker, worker
   self:set_state(worker, "starting")
