@@ -26,6 +26,8 @@ static void on_epoll(uv_poll_t *poll, int status, int events) {
 
 static void on_clock(uv_timer_t *clock);
 
+/* Once a turn, before the poll, and never from a timer: libuv runs one that is armed
+ * for now in the same sweep, over and over, and sockets would never be looked at. */
 static void set_clock(sd_loop *loop) {
   uint64_t next = sd_timers_next(&loop->timers);
   if (next == loop->clock_armed) return;
@@ -42,7 +44,6 @@ static void on_clock(uv_timer_t *clock) {
   sd_loop *loop = clock->data;
   loop->clock_armed = UINT64_MAX;
   sd_timers_run(&loop->timers, uv_now(&loop->uv));
-  set_clock(loop);
 }
 
 static void on_awake(uv_idle_t *idle) {
@@ -88,6 +89,7 @@ static void on_prepare(uv_prepare_t *prepare) {
   bool more = loop->on_turn != NULL && loop->on_turn(loop->owner);
   if (more || loop->deferred != NULL) uv_idle_start(&loop->awake, on_awake);
   else uv_idle_stop(&loop->awake);
+  set_clock(loop);
 }
 
 int sd_loop_init(sd_loop *loop) {
@@ -99,10 +101,15 @@ int sd_loop_init(sd_loop *loop) {
     uv_loop_close(&loop->uv);
     return err;
   }
+  err = uv_poll_init(&loop->uv, &loop->poll, loop->epoll);
+  if (err) {
+    close(loop->epoll);
+    uv_loop_close(&loop->uv);
+    return err;
+  }
   loop->clock_armed = UINT64_MAX;
   loop->deferred_tail = &loop->deferred;
   loop->poll.data = loop->clock.data = loop->prepare.data = loop;
-  uv_poll_init(&loop->uv, &loop->poll, loop->epoll);
   uv_timer_init(&loop->uv, &loop->clock);
   uv_prepare_init(&loop->uv, &loop->prepare);
   uv_idle_init(&loop->uv, &loop->awake);
@@ -126,10 +133,7 @@ void sd_loop_forget(sd_loop *loop, sd_source *source) {
 }
 
 int sd_loop_arm(sd_loop *loop, sd_timer *timer, uint64_t when) {
-  int err = sd_timers_arm(&loop->timers, timer, when);
-  if (err) return err;
-  if (sd_timers_next(&loop->timers) < loop->clock_armed) set_clock(loop);
-  return 0;
+  return sd_timers_arm(&loop->timers, timer, when);
 }
 
 static void on_handle(uv_handle_t *handle, void *unused) {

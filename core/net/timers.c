@@ -4,13 +4,19 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* Among those for the same moment, the ones armed first. */
+static bool before(const sd_timer *a, const sd_timer *b) {
+  if (a->when != b->when) return a->when < b->when;
+  return (int32_t)(a->round - b->round) < 0;
+}
+
 static void put(sd_timers *t, uint32_t place, sd_timer *timer) {
   t->heap[place] = timer;
   timer->place = place;
 }
 
 static void rise(sd_timers *t, uint32_t place, sd_timer *timer) {
-  while (place > 1 && t->heap[place / 2]->when > timer->when) {
+  while (place > 1 && before(timer, t->heap[place / 2])) {
     put(t, place, t->heap[place / 2]);
     place /= 2;
   }
@@ -21,8 +27,8 @@ static void sink(sd_timers *t, uint32_t place, sd_timer *timer) {
   for (;;) {
     uint32_t child = place * 2;
     if (child > t->count) break;
-    if (child < t->count && t->heap[child + 1]->when < t->heap[child]->when) child++;
-    if (t->heap[child]->when >= timer->when) break;
+    if (child < t->count && before(t->heap[child + 1], t->heap[child])) child++;
+    if (!before(t->heap[child], timer)) break;
     put(t, place, t->heap[child]);
     place = child;
   }
@@ -39,17 +45,24 @@ static int make_room(sd_timers *t) {
   return 0;
 }
 
+static void move(sd_timers *t, sd_timer *timer, uint64_t when) {
+  sd_timer was = *timer;
+  timer->when = when;
+  timer->round = t->round;
+  if (before(timer, &was)) rise(t, timer->place, timer);
+  else sink(t, timer->place, timer);
+}
+
 int sd_timers_arm(sd_timers *t, sd_timer *timer, uint64_t when) {
+  if (when < t->now) when = t->now;
   if (timer->place != 0) {
-    bool earlier = when < timer->when;
-    timer->when = when;
-    if (earlier) rise(t, timer->place, timer);
-    else sink(t, timer->place, timer);
+    move(t, timer, when);
     return 0;
   }
   int err = make_room(t);
   if (err) return err;
   timer->when = when;
+  timer->round = t->round;
   rise(t, ++t->count, timer);
   return 0;
 }
@@ -60,7 +73,7 @@ void sd_timers_disarm(sd_timers *t, sd_timer *timer) {
   timer->place = 0;
   sd_timer *last = t->heap[t->count--];
   if (last == timer) return;
-  if (place > 1 && t->heap[place / 2]->when > last->when) rise(t, place, last);
+  if (place > 1 && before(last, t->heap[place / 2])) rise(t, place, last);
   else sink(t, place, last);
 }
 
@@ -69,9 +82,11 @@ uint64_t sd_timers_next(const sd_timers *t) {
 }
 
 void sd_timers_run(sd_timers *t, uint64_t now) {
-  uint32_t most = t->count;
-  while (most-- > 0 && t->count > 0 && t->heap[1]->when <= now) {
+  uint32_t round = ++t->round;
+  t->now = now;
+  while (t->count > 0 && t->heap[1]->when <= now) {
     sd_timer *timer = t->heap[1];
+    if (timer->round == round) break; /* armed meanwhile, and so are all behind it that are due */
     sd_timers_disarm(t, timer);
     timer->fire(timer);
   }

@@ -13,11 +13,14 @@ struct sd_timer {
   uint64_t when;                 /* milliseconds on the loop's clock */
   void (*fire)(sd_timer *timer); /* disarmed before it is called */
   uint32_t place;                /* 1-based index in the heap; 0: not armed */
+  uint32_t round;                /* which sd_timers_run came before it was armed */
 };
 
 typedef struct {
   sd_timer **heap;
   uint32_t count, capacity;
+  uint32_t round;
+  uint64_t now; /* of that round: nothing is armed for earlier */
 } sd_timers;
 
 static inline bool sd_timer_armed(const sd_timer *timer) {
