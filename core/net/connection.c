@@ -63,6 +63,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) {
 }
 
 static void schedule(sd_conn *c) {
+  if (c->state == SD_CONN_CLOSED) return; /* its memory may go before the timer fires */
   uint64_t due = earlier(c->read_deadline, earlier(c->write_deadline, c->life_deadline));
   if (c->tired) due = sd_loop_now(c->loop);
   if (due == 0) return; /* an armed timer may fire in vain, once */
@@ -126,7 +127,7 @@ static void break_off(sd_conn *c, int err, sd_end why) {
  * peer could lose the end of our answer. */
 static void linger(sd_conn *c) {
   for (;;) {
-    ssize_t n = sd_conn_receive(c, c->loop->scratch, SD_LOOP_SCRATCH);
+    ssize_t n = sd_conn_receive(c, c->loop->waste, SD_LOOP_SCRATCH);
     if (n == -EAGAIN) return;
     if (n <= 0 || c->bytes_in >= c->linger_limit) break;
   }
@@ -256,7 +257,10 @@ int sd_conn_write(sd_conn *c, const char *bytes, size_t length) {
     if (n > 0) bytes += n, length -= (size_t)n;
     if (length == 0) return 0;
   }
-  if (sd_buffer_append(&c->out, bytes, length) < 0) return -ENOMEM;
+  if (sd_buffer_append(&c->out, bytes, length) < 0) {
+    write_failed(c, -ENOMEM); /* a part may be sent: nothing can follow it */
+    return -ENOMEM;
+  }
   if (!c->writable && c->write_deadline == 0) set_write_deadline(c);
   mark_dirty(c);
   return 0;
@@ -273,8 +277,7 @@ void sd_conn_shutdown_write(sd_conn *c) {
 bool sd_conn_tired(sd_conn *c) {
   if (c->turn != c->loop->turn) {
     c->turn = c->loop->turn;
-    c->spent = 0;
-    c->tired = false;
+    c->spent = 0; /* but `tired` stays until the timer has woken who waits */
   }
   if (c->spent < SHARE) return false;
   c->tired = true;
@@ -351,6 +354,13 @@ static bool due(uint64_t *deadline, uint64_t now) {
   return true;
 }
 
+/* It had moved its share of a turn; who waits for it was told to let others go first. */
+static void go_on(sd_conn *c) {
+  if (c->state == SD_CONN_LINGERING) linger(c);
+  if (c->state == SD_CONN_OPEN) tell_drained(c);
+  if (c->state == SD_CONN_OPEN) c->events->on_readable(c);
+}
+
 static void on_timer(sd_timer *timer) {
   sd_conn *c = (sd_conn *)((char *)timer - offsetof(sd_conn, timer));
   uint64_t now = sd_loop_now(c->loop);
@@ -363,18 +373,17 @@ static void on_timer(sd_timer *timer) {
     break_off(c, SD_ECLOSED, SD_END_LIFETIME);
     return;
   }
-  bool rested = c->tired;
-  if (rested) c->spent = 0;
-  c->tired = false;
-  schedule(c);
-  if (due(&c->read_deadline, now)) c->events->on_deadline(c);
-  if (!rested || c->state == SD_CONN_CLOSED) return;
-  if (c->state == SD_CONN_LINGERING) {
-    linger(c);
-    return;
+  if (c->tired) {
+    c->tired = false;
+    c->spent = 0;
+    schedule(c); /* a deadline that is due too has the next turn */
+    go_on(c);
+  } else if (due(&c->read_deadline, now)) {
+    schedule(c);
+    c->events->on_deadline(c); /* last: it may run a handler, and that may end it */
+  } else {
+    schedule(c);
   }
-  if (c->state == SD_CONN_OPEN) tell_drained(c);
-  if (c->state == SD_CONN_OPEN) c->events->on_readable(c);
 }
 
 int sd_conn_open(sd_conn *c, sd_loop *loop, int fd, const sd_conn_limits *limits,

@@ -48,6 +48,8 @@ struct sd_loop {
   uint64_t turn;                 /* counts turns; a budget per turn compares it */
   struct epoll_event batch[SD_LOOP_BATCH];
   char scratch[SD_LOOP_SCRATCH]; /* where reads land when nobody holds bytes */
+  char waste[SD_LOOP_SCRATCH];   /* where bytes land that nobody wants: a connection may
+                                  * be closed while another's lie in `scratch` */
 };
 
 /* Prepares the loop. 0 or a negative UV_E…; on failure nothing is left. */
@@ -68,7 +70,7 @@ static inline uint64_t sd_loop_now(const sd_loop *loop) {
   return uv_now(&loop->uv);
 }
 
-/* Arms a timer of this loop and sees to it that the loop wakes for it. */
+/* Arms a timer of this loop, which wakes for it: the clock is set before each poll. */
 int sd_loop_arm(sd_loop *loop, sd_timer *timer, uint64_t when);
 
 /* Runs it on the next turn, once. */
