@@ -3,8 +3,10 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/errors.h"
+#include "base/log_writer.h"
 #include "net/connection.h"
 
 /* ---- owners ---- */
@@ -115,7 +117,8 @@ static void fail_with_value(sd_task *task) {
 }
 
 void sd_task_drop(sd_task *task) {
-  switch ((sd_task_state)task->state) {
+  sd_task_state state = task == sd_the_vm.current ? SD_TASK_RUNNING : task->state;
+  switch (state) {
     case SD_TASK_RUNNING: task->doomed = true; return;
     case SD_TASK_DONE: return;
     case SD_TASK_READY: dequeue(task); break;
@@ -186,6 +189,7 @@ bool sd_task_run_ready(void *unused) {
     dequeue(task);
     run(task, task->pending);
   }
+  sd_conn_flush_dirty(&vm->loop); /* what was written outside tasks: in luv's callbacks */
   return vm->ready != NULL;
 }
 
@@ -199,6 +203,11 @@ static void finish_wait(sd_task *task) {
 void sd_task_wake(sd_task *task, int n) {
   assert(task->state == SD_TASK_WAITING);
   finish_wait(task);
+  if (task == sd_the_vm.current) { /* a foreign resumer took its wait, and it went on without */
+    lua_pop(task->co, n);
+    task->state = SD_TASK_RUNNING;
+    return;
+  }
   task->pending = (uint16_t)n;
   enqueue(task);
 }
@@ -275,6 +284,8 @@ sd_task *sd_task_here(lua_State *L, const char *what) {
   if (task == NULL) luaL_error(L, "%s: only a task can wait; start one with sd.spawn", what);
   if (task->state != SD_TASK_RUNNING)
     luaL_error(L, "%s: cannot wait in a coroutine that another library resumes", what);
+  if (!lua_isyieldable(L)) /* to be known before anything refers to this wait */
+    luaL_error(L, "%s: cannot wait inside a callback of a C function, like table.sort or string.gsub", what);
   return task;
 }
 
@@ -302,6 +313,12 @@ void sd_task_push_connection(lua_State *L, const sd_task *task) {
   else sd_vm_push_anchored(L, task->conn);
 }
 
+/* Who reports failures has failed: told on the plain way, and not to itself again. */
+static void on_report_end(sd_task *task, sd_task_end how, const char *error) {
+  if (how == SD_TASK_FAILED) sd_log_line(error, strlen(error));
+  free(task);
+}
+
 void sd_task_report(uint64_t serial, const char *error, const void *conn) {
   sd_vm *vm = &sd_the_vm;
   if (vm->on_task_error == LUA_NOREF) return;
@@ -310,5 +327,5 @@ void sd_task_report(uint64_t serial, const char *error, const void *conn) {
   sd_vm_push_id(co, serial);
   lua_pushstring(co, error);
   if (conn != NULL) sd_vm_push_anchored(co, conn);
-  sd_task_spawn(co, conn != NULL ? 3 : 2, NULL);
+  sd_task_spawn(co, conn != NULL ? 3 : 2, NULL)->on_end = on_report_end;
 }
