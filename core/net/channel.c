@@ -11,7 +11,7 @@
 
 #include "base/errors.h"
 
-enum { CHUNK = 65536, LOST = -1 };
+enum { CHUNK = 65536, PIECES_A_TURN = 16, LOST = -1 };
 
 typedef struct {
   uint32_t length, nfds;
@@ -44,6 +44,7 @@ static void drop_fds(sd_channel *ch) {
 void sd_channel_close(sd_channel *ch) {
   if (ch->closed) return;
   ch->closed = true;
+  sd_loop_undefer(ch->loop, &ch->again);
   sd_loop_unwatch(ch->loop, &ch->source);
   close(ch->source.fd);
   while (ch->cargo != NULL) drop_cargo(ch);
@@ -216,13 +217,9 @@ static bool deliver(sd_channel *ch) {
   return true;
 }
 
-static void on_events(sd_source *source, uint32_t events) {
-  sd_channel *ch = (sd_channel *)source;
-  if (events & EPOLLOUT) {
-    ch->writable = true;
-    push_out(ch);
-  }
-  for (;;) {
+/* So much a turn: a peer that sends without end must not keep the loop for itself. */
+static void receive_some(sd_channel *ch) {
+  for (int i = 0; i < PIECES_A_TURN; i++) {
     ssize_t n = receive_piece(ch);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) return;
@@ -232,10 +229,25 @@ static void on_events(sd_source *source, uint32_t events) {
     }
     if (ch->closed) return;
   }
+  sd_loop_defer(ch->loop, &ch->again);
+}
+
+static void on_again(sd_deferred *again) {
+  receive_some((sd_channel *)((char *)again - offsetof(sd_channel, again)));
+}
+
+static void on_events(sd_source *source, uint32_t events) {
+  sd_channel *ch = (sd_channel *)source;
+  if (events & EPOLLOUT) {
+    ch->writable = true;
+    push_out(ch);
+  }
+  if (!ch->again.waiting) receive_some(ch);
 }
 
 int sd_channel_open(sd_channel *ch, sd_loop *loop, int fd, const sd_channel_events *events) {
   *ch = (sd_channel){.source = {.fd = fd, .on_events = on_events},
+                     .again = {.run = on_again},
                      .loop = loop,
                      .events = events,
                      .writable = true};

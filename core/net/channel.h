@@ -27,6 +27,7 @@ typedef struct sd_channel_cargo sd_channel_cargo;
 
 struct sd_channel {
   sd_source source;
+  sd_deferred again;
   sd_loop *loop;
   const sd_channel_events *events;
   sd_buffer in, out;

@@ -2,6 +2,7 @@
  * list until a task asks for them. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -80,7 +81,7 @@ static int receive_value(lua_State *L, inbox *in) {
   if (in->over) return sd_push_failure(L, SD_ECLOSED);
   if (in->reader != NULL) return sd_push_failure(L, SD_EBUSY);
   if (!lua_isnoneornil(L, 2))
-    sd_task_set_timeout(task, (uint64_t)(luaL_checknumber(L, 2) * 1000));
+    sd_task_set_timeout(task, sd_check_ms(L, 2));
   in->reader = task;
   return sd_task_wait(L, task, in, unwait_inbox);
 }
@@ -116,13 +117,16 @@ static const sd_channel_events channel_events = {.on_message = on_message,
 static int l_channel_new(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   l_channel *l = lua_newuserdata(L, sizeof *l);
-  int err = sd_channel_open(&l->channel, &sd_the_vm.loop, fd, &channel_events);
-  if (err) return sd_push_failure(L, err);
+  l->channel.closed = true; /* until nothing can raise any more */
   luaL_getmetatable(L, CHANNEL);
   lua_setmetatable(L, -2);
-  sd_vm_anchor(L, l, -1);
   open_inbox(L, &l->in, 2);
-  return 1;
+  sd_vm_anchor(L, l, -1);
+  int err = sd_channel_open(&l->channel, &sd_the_vm.loop, fd, &channel_events);
+  if (err == 0) return 1;
+  l->channel.closed = true;
+  sd_vm_unanchor(l);
+  return sd_push_failure(L, err);
 }
 
 static int l_send(lua_State *L) {
@@ -175,6 +179,7 @@ static const luaL_Reg channel_methods[] = {{"send", l_send},
 
 typedef struct {
   sd_source source; /* first member */
+  sd_deferred again;
   sd_buffer bytes;
   inbox in;
   bool closed;
@@ -200,6 +205,7 @@ static void cut_lines(line_reader *r) {
 static void close_reader(line_reader *r) {
   if (r->closed) return;
   r->closed = true;
+  sd_loop_undefer(&sd_the_vm.loop, &r->again);
   sd_loop_unwatch(&sd_the_vm.loop, &r->source);
   close(r->source.fd);
   sd_buffer_free(&r->bytes);
@@ -207,39 +213,48 @@ static void close_reader(line_reader *r) {
   sd_vm_unanchor(r);
 }
 
-static void on_pipe(sd_source *source, uint32_t events) {
-  line_reader *r = (line_reader *)source;
-  (void)events;
-  for (;;) {
-    ssize_t n = read(source->fd, sd_the_vm.loop.scratch, SD_LOOP_SCRATCH);
-    if (n > 0) {
-      sd_buffer_append(&r->bytes, sd_the_vm.loop.scratch, (size_t)n);
-      cut_lines(r);
-    } else if (n < 0 && errno == EAGAIN) {
-      return;
-    } else if (n == 0 || errno != EINTR) {
-      break;
-    }
+/* Once a turn: who writes without end must not keep the loop from everybody else,
+ * nor from the task that takes the lines away. */
+static void read_some(line_reader *r) {
+  ssize_t n = read(r->source.fd, sd_the_vm.loop.scratch, SD_LOOP_SCRATCH);
+  if (n < 0 && errno == EAGAIN) return;
+  if (n > 0 || (n < 0 && errno == EINTR)) {
+    if (n > 0) sd_buffer_append(&r->bytes, sd_the_vm.loop.scratch, (size_t)n);
+    cut_lines(r);
+    sd_loop_defer(&sd_the_vm.loop, &r->again);
+    return;
   }
   if (sd_buffer_length(&r->bytes) > 0)
     put_line(r, sd_buffer_bytes(&r->bytes), sd_buffer_length(&r->bytes));
   close_reader(r);
 }
 
+static void on_pipe(sd_source *source, uint32_t events) {
+  line_reader *r = (line_reader *)source;
+  (void)events;
+  if (!r->again.waiting) read_some(r);
+}
+
+static void on_again(sd_deferred *again) {
+  read_some((line_reader *)((char *)again - offsetof(line_reader, again)));
+}
+
 static int l_line_reader(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   line_reader *r = lua_newuserdata(L, sizeof *r);
-  memset(r, 0, sizeof *r);
-  r->source = (sd_source){.fd = fd, .on_events = on_pipe};
+  *r = (line_reader){.source = {.fd = fd, .on_events = on_pipe}, .again = {.run = on_again}};
+  r->closed = true; /* until nothing can raise any more */
+  luaL_getmetatable(L, READER);
+  lua_setmetatable(L, -2);
+  open_inbox(L, &r->in, 1);
+  sd_vm_anchor(L, r, -1);
   /* Ours alone: the other end of the pipe has flags of its own. */
   fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   int err = sd_loop_watch(&sd_the_vm.loop, &r->source, EPOLLIN);
-  if (err) return sd_push_failure(L, err);
-  luaL_getmetatable(L, READER);
-  lua_setmetatable(L, -2);
-  sd_vm_anchor(L, r, -1);
-  open_inbox(L, &r->in, 1);
-  return 1;
+  r->closed = err != 0;
+  if (err == 0) return 1;
+  sd_vm_unanchor(r);
+  return sd_push_failure(L, err);
 }
 
 static int l_reader_receive(lua_State *L) {
