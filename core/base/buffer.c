@@ -2,6 +2,7 @@
 #include "buffer.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,7 @@ static void slide_to_front(sd_buffer *b) {
 }
 
 char *sd_buffer_reserve(sd_buffer *b, size_t room) {
+  if (room > SIZE_MAX / 4) return NULL; /* so that no sum overflows */
   size_t length = sd_buffer_length(b);
   if (b->end + room > b->capacity) {
     /* Sliding is worth it only while it frees as much as it moves. */

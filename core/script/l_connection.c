@@ -153,17 +153,20 @@ l_conn *sd_l_conn_new(lua_State *L, int fd, const sd_conn_limits *limits,
   c->task.state = SD_TASK_DONE;
   c->handler_over = true;
   c->owned.kind = &outbound;
+  c->conn.source.fd = -1;
+  luaL_getmetatable(L, CONN);
+  lua_setmetatable(L, -2);
+  sd_vm_anchor(L, c, -1); /* before the loop knows of it: what follows cannot raise */
   if (peer != NULL && peer->sa_family == AF_INET) memcpy(&c->conn.peer.v4, peer, sizeof c->conn.peer.v4);
   if (peer != NULL && peer->sa_family == AF_INET6) memcpy(&c->conn.peer.v6, peer, sizeof c->conn.peer.v6);
   *err = sd_conn_open(&c->conn, &sd_the_vm.loop, fd, limits, &events);
   if (*err) {
+    c->conn.source.fd = -1; /* still the caller's */
+    sd_vm_unanchor(c);
     lua_pop(L, 1);
     return NULL;
   }
   c->serial = ++sd_the_vm.serial;
-  luaL_getmetatable(L, CONN);
-  lua_setmetatable(L, -2);
-  sd_vm_anchor(L, c, -1);
   return c;
 }
 

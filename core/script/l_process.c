@@ -123,7 +123,7 @@ static int l_process_wait(lua_State *L) {
   if (p->over) return push_ending(L, p);
   if (p->waiter != NULL) return sd_push_failure(L, SD_EBUSY);
   if (!lua_isnoneornil(L, 2))
-    sd_task_set_timeout(task, (uint64_t)(luaL_checknumber(L, 2) * 1000));
+    sd_task_set_timeout(task, sd_check_ms(L, 2));
   p->waiter = task;
   return sd_task_wait(L, task, p, unwait_process);
 }
@@ -220,6 +220,7 @@ static int l_signals_receive(lua_State *L) {
     memmove(s->pending, s->pending + 1, --s->npending);
     return 1;
   }
+  if (s->reader != NULL) return sd_push_failure(L, SD_EBUSY);
   s->reader = task;
   return sd_task_wait(L, task, s, unwait_signals);
 }

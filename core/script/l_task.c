@@ -127,21 +127,15 @@ static int l_current(lua_State *L) {
 
 /* ---- waiting ---- */
 
-static uint64_t check_ms(lua_State *L, int index) {
-  double seconds = luaL_checknumber(L, index);
-  if (seconds <= 0) return 0;
-  return seconds < 4e6 ? (uint64_t)(seconds * 1000 + 0.999) : (uint64_t)4e9;
-}
-
 static int l_park(lua_State *L) {
   sd_task *task = sd_task_here(L, "park");
-  if (!lua_isnoneornil(L, 1)) sd_task_set_timeout(task, check_ms(L, 1));
+  if (!lua_isnoneornil(L, 1)) sd_task_set_timeout(task, sd_check_ms(L, 1));
   return sd_task_wait(L, task, &parked, NULL);
 }
 
 static int l_sleep(lua_State *L) {
   sd_task *task = sd_task_here(L, "sleep");
-  sd_task_set_timeout(task, check_ms(L, 1));
+  sd_task_set_timeout(task, sd_check_ms(L, 1));
   task->sleeping = true;
   return sd_task_wait(L, task, NULL, NULL);
 }

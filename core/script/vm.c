@@ -108,6 +108,12 @@ int64_t sd_opt_ms(lua_State *L, int index, const char *key) {
   return ms;
 }
 
+uint64_t sd_check_ms(lua_State *L, int index) {
+  double seconds = luaL_checknumber(L, index);
+  if (!(seconds > 0)) return 0;
+  return seconds < 4e9 ? (uint64_t)(seconds * 1000 + 0.999) : (uint64_t)4e12;
+}
+
 void sd_class(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc) {
   luaL_newmetatable(L, name);
   lua_newtable(L);

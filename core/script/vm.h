@@ -65,6 +65,10 @@ int sd_push_failure_text(lua_State *L, int err, const char *text);
  * ("off"), else milliseconds (at least 1). Raises on another type. */
 int64_t sd_opt_ms(lua_State *L, int index, const char *key);
 
+/* The seconds at `index` in milliseconds, between none and a century; raises for
+ * anything that is no number. */
+uint64_t sd_check_ms(lua_State *L, int index);
+
 /* Makes the metatable `name` with these methods, __index to them, and __gc. */
 void sd_class(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc);
 
