@@ -77,8 +77,9 @@ static l_generation *find_generation(const l_pool *pool, uint64_t number) {
 /* The one the scoreboard calls current, or NULL while it is not prepared here. */
 static l_generation *current_generation(l_pool *pool) {
   uint64_t number = sd_scoreboard_generation(sd_the_vm.scoreboard, pool->index);
-  if (pool->current == NULL || pool->current->number != number)
-    pool->current = find_generation(pool, number);
+  if (pool->current != NULL && pool->current->number == number) return pool->current;
+  pool->current = find_generation(pool, number);
+  if (pool->current != NULL) sd_task_new_epoch();
   return pool->current;
 }
 
@@ -145,6 +146,7 @@ void sd_l_pool_conn_over(l_conn *c, sd_task_end how, const char *error) {
   sd_task *task = sd_task_spawn(co, error != NULL ? 3 : 2, NULL);
   task->pool = c->pool->index;
   task->generation = g->number;
+  task->conn = c;
 }
 
 /* on_ended(row): for the log of ended connections. */
@@ -187,6 +189,7 @@ static int serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *p
   c->task.pool = pool->index;
   c->task.generation = g->number;
   c->task.limits = &pool->limits;
+  c->task.conn = c;
   g->connections++;
   link_connection(pool, c);
   sd_scoreboard_count_accepted(sd_the_vm.scoreboard, pool->index);

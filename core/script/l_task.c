@@ -214,7 +214,15 @@ static int l_connection(lua_State *L) {
   return 1;
 }
 
+/* new_epoch(): other code runs from now on (task.h). */
+static int l_new_epoch(lua_State *L) {
+  (void)L;
+  sd_task_new_epoch();
+  return 0;
+}
+
 static const luaL_Reg functions[] = {
+    {"new_epoch", l_new_epoch},
     {"connection", l_connection},
     {"run", l_run},       {"stop", l_stop},         {"spawn", l_spawn},
     {"park", l_park},     {"sleep", l_sleep},       {"current", l_current},

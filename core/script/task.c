@@ -53,14 +53,20 @@ lua_State *sd_task_coroutine(void) {
 }
 
 /* Only one that ended well can be used again (LuaJIT has no resetthread). */
-static void give_back(lua_State *co, sd_task_end how) {
+static void give_back(lua_State *co, bool reusable) {
   sd_vm *vm = &sd_the_vm;
-  if (how == SD_TASK_ENDED && vm->nspares < SD_VM_SPARES) {
+  if (reusable && vm->nspares < SD_VM_SPARES) {
     lua_settop(co, 0);
     vm->spares[vm->nspares++] = co;
   } else {
     sd_vm_unanchor(co);
   }
+}
+
+void sd_task_new_epoch(void) {
+  sd_vm *vm = &sd_the_vm;
+  vm->epoch++;
+  while (vm->nspares > 0) sd_vm_unanchor(vm->spares[--vm->nspares]);
 }
 
 /* ---- the ready queue ---- */
@@ -96,7 +102,7 @@ static void end(sd_task *task, sd_task_end how, const char *error) {
     sd_vm_unanchor(task->handle);
     task->handle = NULL;
   }
-  give_back(task->co, how);
+  give_back(task->co, how == SD_TASK_ENDED && task->epoch == vm->epoch);
   task->co = NULL;
   task->on_end(task, how, error);
 }
@@ -254,6 +260,7 @@ void sd_task_start(sd_task *task, lua_State *co, int nargs, sd_owner *owner) {
   task->owned.kind = &task_kind;
   task->timer.fire = on_timeout;
   task->pending = (uint16_t)nargs;
+  task->epoch = sd_the_vm.epoch;
   if (owner != NULL) sd_own(owner, &task->owned);
   enqueue(task);
 }

@@ -59,6 +59,7 @@ struct sd_task {
   const struct sd_conn_limits *limits; /* of its pool; NULL: none */
   const void *conn;    /* anchor of the connection it works for, or NULL: it may be gone */
   uint32_t pool;       /* SD_SCOREBOARD_NO_POOL: none */
+  unsigned epoch;      /* when it started */
   uint16_t pending;    /* values on co for the resume to come */
   uint8_t state;
   bool doomed;         /* to be dropped at its next wait */
@@ -67,6 +68,11 @@ struct sd_task {
 
 /* A coroutine, spare or new, anchored. Put function and arguments on it. */
 lua_State *sd_task_coroutine(void);
+
+/* From now on other code runs: no coroutine that ran before is used again. LuaJIT
+ * does not clear the slots of a new frame, so a spare one would keep what the old
+ * code left there alive as long as its new task lives. */
+void sd_task_new_epoch(void);
 
 /* Makes it a task that will run in this turn or the next. */
 void sd_task_start(sd_task *task, lua_State *co, int nargs, sd_owner *owner);

@@ -30,6 +30,7 @@ typedef struct {
   sd_ref anchors;            /* table: light userdata → the object it names */
   lua_State *spares[SD_VM_SPARES]; /* coroutines that ended well */
   int nspares;
+  unsigned epoch;            /* of spares: see sd_task_new_epoch */
   uint64_t serial;           /* of tasks and connections */
   char id_prefix[32];        /* makes ids unique over loops and restarts */
   sd_scoreboard *scoreboard; /* NULL in who has no slot */

@@ -5,7 +5,6 @@
 -- however the connection ended, the core calls `finish` once, and that alone calls handle_close.
 
 local core = require "sockdrawer.core"
-local runtime = require "sockdrawer.runtime"
 local shape = require "sockdrawer.generation.shape"
 
 local callbacks = {}
@@ -188,16 +187,6 @@ local function drive(session, conn, args)
   if session.ended ~= "handler" then conn:_note(session.ended) end
 end
 
---- Makes the function that serves a connection in shape A.
----@param fn fun(conn: table, args: table)
----@return fun(conn: table, args: table)
-function callbacks.straight(fn)
-  return function(conn, args)
-    runtime.connections[conn.id] = conn
-    return fn(conn, args)
-  end
-end
-
 --- Makes the function that serves a connection with the callbacks of `handler`.
 ---@param handler table
 ---@param env { require: fun(name: string): any }  where "switch" finds modules
@@ -206,7 +195,6 @@ function callbacks.entry(handler, env)
   return function(conn, args)
     local session = { handler = handler, env = env, conn = conn }
     conn:_extra().session = session
-    runtime.connections[conn.id] = conn
     return drive(session, conn, args)
   end
 end
@@ -220,7 +208,6 @@ function callbacks.finisher(report)
     local session = conn:_extra().session
     if not session or session.finished then return end
     session.finished = true
-    runtime.connections[core.current().id] = conn
     local handler = session.handler
     if err and not session.told_error then
       local ok, text = xpcall(tell_error, debug.traceback, session, conn, (err:gsub("\nstack traceback:.*", "")))

@@ -14,15 +14,7 @@ local runtime = {
   loading = nil,   -- while a script or module loads: its scope
   control = nil,   -- fn(verb, params) → result | nil, err, data: asks the instance
   states = {},     -- the tables of sd.state, which outlive every generation
-  connections = setmetatable({}, { __mode = "v" }), -- by the id of a task that works for one
 }
-
---- The connection that the running task works for, if any.
----@return table|nil conn
-function runtime.connection()
-  local task = core.current()
-  return task and runtime.connections[task.id]
-end
 
 -- "ip:port", "[ip]:port", or the path of a unix socket.
 local function peer_of(conn)

@@ -97,7 +97,7 @@ local function load_generation(self, change, name, wanted)
   end
   local shape, err = generation.check_shape(handler)
   if not shape then error({ text = err }, 0) end
-  local fn = shape == "callbacks" and callbacks.entry(handler, { require = find }) or callbacks.straight(handler)
+  local fn = shape == "callbacks" and callbacks.entry(handler, { require = find }) or handler
   return { number = wanted.number, fn = fn, shape = shape, args = wanted.args or {}, scope = scope }
 end
 
@@ -260,6 +260,7 @@ function Serving:commit(id)
   local change = self.changes[id]
   if not change then return { pools = {} } end
   self.changes[id] = nil
+  core.new_epoch()
   local answer = { pools = {} }
   commit_script(self, change)
   for _, entry in ipairs(change.pools) do
@@ -280,12 +281,13 @@ end
 -- The end of a generation.
 
 -- Compiled traces of long-lived callers hold the functions they have inlined. A cycle of the collector that is under
--- way may have seen the old code as alive, so two of them are run, in small steps.
+-- way may have seen the old code as alive, and the one after it only finalizes the last connection, whose private
+-- table still holds the session: so three of them are run, in small steps.
 local function collect(self)
   while self.garbage do
     self.garbage = false
     jit.flush()
-    for _ = 1, 2 do
+    for _ = 1, 3 do
       while not collectgarbage("step", 100) do core.park(0) end
     end
   end

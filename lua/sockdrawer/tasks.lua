@@ -28,17 +28,11 @@ local function leave_parent(self)
   if parent.lingers and not next(parent.children) then parent.handle:wake() end
 end
 
--- A connection may outlive a million tasks.
-local function forget(self)
-  if self.id then runtime.connections[self.id] = nil end
-  leave_parent(self)
-end
-
 -- It ended without a result, and the core has ended its children with it: nobody may wait for them any longer.
 local function abandon(self, why)
   self.outcome:resolve(nil, why)
   for child in pairs(self.children) do abandon(child, "cancelled") end
-  forget(self)
+  leave_parent(self)
 end
 
 local function linger(self)
@@ -49,7 +43,7 @@ end
 local function finish(self, ...)
   self.outcome:resolve(true, ...)
   linger(self)
-  forget(self)
+  leave_parent(self)
 end
 
 local function body(self, fn, ...)
@@ -66,7 +60,6 @@ end
 local function adopt(self, handle)
   self.handle, self.id = handle, handle.id
   running[self.id] = self
-  runtime.connections[self.id] = runtime.connection()
   self.arguments = nil
 end
 

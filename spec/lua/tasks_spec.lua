@@ -95,20 +95,6 @@ describe("a task", function()
     assert.same({ nil, "h.lua:3: boom" }, got)
   end)
 
-  it("knows the connection it works for, and is forgotten with its end", function()
-    local conn, seen = {}, {}
-    core.run(function()
-      runtime.connections[core.current().id] = conn
-      local timer = tasks.every(1, function() table.insert(seen, runtime.connection() == conn) end)
-      tasks.sleep(3.5)
-      timer:cancel()
-      local left = 0
-      for _ in pairs(runtime.connections) do left = left + 1 end
-      assert.equal(1, left)
-    end)
-    assert.same({ true, true, true }, seen)
-  end)
-
   it("lives until what it started has ended", function()
     local done = false
     core.run(function()

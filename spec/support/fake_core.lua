@@ -53,6 +53,7 @@ local function new_core()
   function core.now() return core.clock end
   function core.time() return core.clock + 1e9 end
   function core.log_line() end
+  function core.new_epoch() end
   function core.getuid() return 0 end
   function core.getpid() return 1 end
   function core.close(fd) core.closed = core.closed or {}; table.insert(core.closed, fd) end
