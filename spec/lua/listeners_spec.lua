@@ -22,7 +22,6 @@ describe("listen sockets and the loops that poll them", function()
       return next_fd, (o.address:gsub(":0$", ":4242"))
     end
     function core.close(fd) table.insert(closed, fd) end
-    function core.lstat() return { ino = 1, dev = 2 } end
     function core.unlink_socket() return true end
     function core.drop_syns() return true end
     function core.steer(_, members) table.insert(steered, members or "off") return true end
@@ -40,7 +39,7 @@ describe("listen sockets and the loops that poll them", function()
   end
 
   local function setup(loops, options, address)
-    instance = { loops = loops, workers = { by_loop = {} }, pools = { list = {} } }
+    instance = { folder = "/srv", loops = loops, workers = { by_loop = {} }, pools = { list = {} } }
     for loop = 1, loops do instance.workers.by_loop[loop] = worker(loop) end
     pool = {
       name = "p", state = "accepting", options = options or {}, groups = {},

@@ -25,11 +25,17 @@ function listeners.new(instance)
   return setmetatable({ instance = instance, last_id = 0, down_since = {} }, Listeners)
 end
 
+-- Whoever reads the announced path of a unix socket may be in another folder.
+local function absolute(folder)
+  if folder:sub(1, 1) == "/" then return folder end
+  return folder == "." and core.getcwd() or core.getcwd() .. "/" .. folder
+end
+
 --- Opens every address of a pool, or none.
 ---@param pool table
 ---@return true|nil, string|nil err
 function Listeners:open(pool)
-  local groups, err = opening.open_all(pool, self.instance.loops)
+  local groups, err = opening.open_all(pool, self.instance.loops, absolute(self.instance.folder))
   if not groups then return nil, err end
   pool.groups = groups
   return true

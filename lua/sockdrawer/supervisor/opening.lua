@@ -31,9 +31,11 @@ function opening.close_all(groups)
 end
 
 -- With SO_REUSEPORT the kernel lets a stranger of the same user share the port silently; the probe finds him.
-local function probe(address)
+-- It asks for the same family or families as the socket will have: [::] beside 0.0.0.0 is free with v6only.
+local function probe(pool, address)
   if address.scheme ~= "tcp" or not address.port or address.port == 0 then return true end
-  return core.probe_address { address = address.text }
+  local socket = pool.options.socket or {}
+  return core.probe_address { address = address.text, v6only = socket.v6only }
 end
 
 -- TCP sockets share their port even where there is only one: others are to open beside it later.
@@ -46,18 +48,12 @@ local function listen_options(pool, address, port)
 end
 
 local function add_member(pool, group, port)
-  local fd, bound, text = core.listen(listen_options(pool, group.address, port))
-  if not fd then return nil, bound, text end
+  local fd, bound, inode, device = core.listen(listen_options(pool, group.address, port))
+  if not fd then return nil, bound, inode end -- the third of a failure is its text
+  group.ino, group.dev = inode, device
   table.insert(group.members, { fd = fd, pollers = {} })
   group.bound = group.bound or bound
   return true
-end
-
-local function note_inode(group)
-  if group.scheme ~= "unix" then return end
-  group.path = group.address.path
-  local info = core.lstat(group.path)
-  if info then group.ino, group.dev = info.ino, info.dev end
 end
 
 -- How many sockets an address gets: unix sockets and inherited ones cannot be had twice.
@@ -69,12 +65,11 @@ end
 local function open_members(pool, group, loops)
   local patience = pool.options.listen_timeout or PATIENCE
   local ok, err, text = patiently(patience, function()
-    local free, why, more = probe(group.address)
+    local free, why, more = probe(pool, group.address)
     if not free then return nil, why, more end
     return add_member(pool, group)
   end)
   if not ok then return nil, err, text end
-  note_inode(group)
   local port = group.scheme == "tcp" and core.parse_address(group.bound).port or nil
   for _ = 2, wanted_members(pool, group.address, loops) do
     ok, err, text = add_member(pool, group, port)
@@ -83,11 +78,12 @@ local function open_members(pool, group, loops)
   return true
 end
 
-local function open_group(pool, text, loops)
-  local address, wrong = core.parse_address(text)
+local function open_group(pool, text, loops, folder)
+  local address, wrong = core.parse_address(text, folder)
   if not address then return nil, wrong end
   local group = {
-    pool = pool.name, address = address, scheme = address.scheme, shared = address.scheme ~= "tcp", members = {},
+    pool = pool.name, address = address, scheme = address.scheme, path = address.path,
+    shared = address.scheme ~= "tcp", members = {},
   }
   local ok, err, more = open_members(pool, group, loops)
   if ok then return group end
@@ -98,11 +94,12 @@ end
 --- Opens all addresses of a pool, or none.
 ---@param pool table
 ---@param loops integer
+---@param folder string the script's: paths of unix sockets start there
 ---@return table[]|nil groups, string|nil err
-function opening.open_all(pool, loops)
+function opening.open_all(pool, loops, folder)
   local groups = {}
   for _, text in ipairs(pool.spec.addresses or {}) do
-    local group, err = open_group(pool, text, loops)
+    local group, err = open_group(pool, text, loops, folder)
     if not group then
       opening.close_all(groups)
       return nil, ("cannot listen on %s for pool %s: %s"):format(text, pool.name, err)
