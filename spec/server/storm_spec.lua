@@ -89,6 +89,7 @@ describe("400 connections on 4 loops", function()
         assert.is_true(process.now() - killed < 1 * process.scale)
         assert.equal(2, greeting(s))
       end
+      assert.is_truthy(server.eventually(function() return s:rpc("status").pools[1].connections == CLIENTS end, 10))
       local seen = end_storm(storm)
       local lost = 0
       for n in s:log():gmatch "event=worker_died.-lost=(%d+)" do lost = lost + n end
