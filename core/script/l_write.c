@@ -243,8 +243,7 @@ static int put_kept(l_conn *c, write_waiter *w) {
 }
 
 static int failure_of(const l_conn *c) {
-  if (c->conn.err) return c->conn.err;
-  return c->conn.state == SD_CONN_OPEN ? 0 : SD_ECLOSED;
+  return c->conn.state == SD_CONN_OPEN ? c->conn.err : SD_ECLOSED;
 }
 
 void sd_l_write_on_drained(sd_conn *conn) {

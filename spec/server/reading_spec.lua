@@ -34,7 +34,8 @@ describe("reading", function()
     end)
 
     it("takes at most `max`, and leaves the rest", function()
-      assert.equal("ab\nc", read_with(lab, [[ conn:peek(3) say(conn:read { max = 2 }) say(conn:read { max = 2 }) ]], "abc"))
+      assert.equal("ab\nc", read_with(lab, [[
+        conn:peek(3) say(conn:read { max = 2 }) say(conn:read { max = 2 }) ]], "abc"))
     end)
   end)
 
@@ -403,7 +404,10 @@ describe("reading", function()
     it("waits two deep, with pcall between", function()
       local c = lab:run [[
         local outer = coroutine.create(function(first)
-          local inner = coroutine.create(function(a) local b = coroutine.yield(conn:read(a)) return b .. conn:read(1) end)
+          local inner = coroutine.create(function(a)
+            local b = coroutine.yield(conn:read(a))
+            return b .. conn:read(1)
+          end)
           coroutine.yield(select(2, pcall(coroutine.resume, inner, first)))
           return coroutine.resume(inner, "<")
         end)

@@ -80,13 +80,14 @@ function Laboratory:notes()
   return self:ask [[ say(table.concat(sd.state "notes", ", ")) ]]
 end
 
--- Waits until exactly this is noted; raises with what was noted instead.
+-- Waits until exactly this is noted, and forgets it; raises with what was noted instead.
 function Laboratory:expect_notes(expected)
   local seen
   local ok = server.eventually(function()
     seen = self:notes()
     return seen == expected
   end)
+  self:ask [[ for i in pairs(sd.state "notes") do sd.state("notes")[i] = nil end say "" ]]
   if not ok then error(("expected %q to be noted, but it was %q"):format(expected, seen), 2) end
 end
 
