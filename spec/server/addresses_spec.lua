@@ -179,6 +179,9 @@ describe("a port that is somebody else's", function()
       local lasting = old:connect()
       assert.equal("old x", client.ask(lasting, "x"))
       old:kill "TERM"
+      local listening = (":%04X 00000000:0000 0A"):format(port)
+      local left = process.eventually(function() return not process.read_file("/proc/net/tcp"):find(listening) end, 1)
+      assert.is_truthy(left, old:log())
       local new = start(script)
       for _ = 1, 500 do expect_echo(new:connect()) end
       assert.equal("old y", client.ask(lasting, "y"))

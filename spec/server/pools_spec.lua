@@ -299,7 +299,9 @@ describe("a loop that dies", function()
     local s = start(3)
     local served = 0
     for _ = 1, 8 do
-      for _, pid in ipairs(s:workers()) do s:kill("KILL", pid) end
+      for _, row in ipairs(status_of(s).loops) do -- one that never ran would count against the restarts
+        if row.state == "running" then s:kill("KILL", row.pid) end
+      end
       for _, connection in ipairs(client.many(s, 10)) do
         connection:close()
         served = served + 1
