@@ -2,6 +2,7 @@
 --
 -- stdout is for results only; reasons go to stderr, each line starting with the program's name where it is ours.
 
+require "sockdrawer.pairs"
 local json = require "dkjson"
 local core = require "sockdrawer.core"
 local arguments = require "sockdrawer.arguments"

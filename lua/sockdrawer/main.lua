@@ -6,6 +6,7 @@
 local role, path, cpath, user = ...
 package.path, package.cpath = path, cpath
 
+require "sockdrawer.pairs"
 local core = require "sockdrawer.core"
 
 local function fail(text)

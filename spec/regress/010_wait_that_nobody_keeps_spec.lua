@@ -1,8 +1,8 @@
 -- conn:read inside a callback of string.gsub raised "attempt to yield across C-call boundary", but only after the
--- connection had noted who waits on it. The handler caught the error and went on; when it closed the connection, its own
--- task was woken while it ran, with values pushed into the frame at work, and sat in the ready queue after its end. It
--- was the same where a foreign resumer swallowed the wait. Now a wait that cannot be is refused before anything refers
--- to it, and a task that went on without its wait is not woken.
+-- connection had noted who waits on it. The handler caught the error and went on; when it closed the connection, its
+-- own task was woken while it ran, with values pushed into the frame at work, and sat in the ready queue after its end.
+-- It was the same where a foreign resumer swallowed the wait. Now a wait that cannot be is refused before anything
+-- refers to it, and a task that went on without its wait is not woken.
 local client = require "spec.support.client"
 local laboratory = require "spec.support.laboratory"
 local server = require "spec.support.server"
