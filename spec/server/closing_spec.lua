@@ -232,6 +232,29 @@ describe("a connection", function()
       assert.equal("still", client.ask(other, "still"))
       other:close()
     end)
+
+    it("after a foreign library swallowed its wait closes like any other", function()
+      local other = lab:run [[ for line in conn:lines() do say(line) end ]]
+      local before = lab.server:workers()[1]
+      for _, last in ipairs {
+        "return", "error 'on purpose'", "coroutine.yield()", "conn:read()", "sd.sleep(1)", "conn:close()",
+        "conn:close() coroutine.yield()", "conn:close() error 'on purpose'", "conn:close() conn:read()",
+      } do
+        local c = lab:run([[
+          local native
+          for i = 1, 9 do
+            local name, value = debug.getupvalue(coroutine.resume, i)
+            if name == "resume" then native = value end
+          end
+          native(coroutine.create(function() return conn:read(1) end)) ]] .. last)
+        c:send "xyz"
+        client.rest(c)
+        c:close()
+      end
+      assert.equal("still", client.ask(other, "still"))
+      assert.equal(before, lab.server:workers()[1])
+      other:close()
+    end)
   end)
 
   describe("knows", function()
