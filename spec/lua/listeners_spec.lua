@@ -183,4 +183,26 @@ describe("listen sockets and the loops that poll them", function()
       assert.same({}, pool.groups)
     end)
   end)
+
+  it("gives nobody a socket that is being closed", function()
+    core.run(function()
+      setup(2)
+      instance.listeners:open(pool)
+      instance.listeners:rebalance(true)
+      sent = {}
+      for _, each in ipairs(instance.workers.by_loop) do
+        each.peer.call = function(_, op)
+          table.insert(sent, op)
+          core.park(0.2)
+          return true
+        end
+      end
+      core.spawn(function()
+        core.park(0.1)
+        instance.listeners:rebalance()
+      end)
+      instance.listeners:close { pool }
+      assert.same({ "unlisten", "unlisten" }, sent)
+    end)
+  end)
 end)

@@ -10,6 +10,15 @@ return function(conn)
   for line in conn:lines() do conn:write(line, "\n") end
 end]]
 
+-- Goes on after it was told that the end is near.
+local PATIENT = [[
+return function(conn)
+  while true do
+    local line, why = conn:read("l", { interrupt = true })
+    if line then conn:write("old ", line, "\n") elseif why ~= "shutdown" then return end
+  end
+end]]
+
 local function pools(...)
   local lines = { 'local sd = require "sockdrawer"' }
   for i, options in ipairs { ... } do
@@ -70,6 +79,12 @@ local function expect_failure(s, where, why)
   for _, text in ipairs { "cannot listen on ", where, why } do
     assert.is_truthy(line:find(text, 1, true), ("no %q in %s"):format(text, line))
   end
+end
+
+local function expect_left(s, port)
+  local listening = (":%04X 00000000:0000 0A"):format(port)
+  local left = process.eventually(function() return not process.read_file("/proc/net/tcp"):find(listening) end, 1)
+  assert.is_truthy(left, s:log())
 end
 
 describe("a TCP address", function()
@@ -169,19 +184,11 @@ describe("a port that is somebody else's", function()
     function()
       local port = free_port()
       local script = pools(('listen = "tcp://127.0.0.1:%d", drain = 30'):format(port))
-      local old = start(script, { files = { ["h.lua"] = [[
-        return function(conn)
-          while true do
-            local line, why = conn:read("l", { interrupt = true })
-            if line then conn:write("old ", line, "\n") elseif why ~= "shutdown" then return end
-          end
-        end]] } })
+      local old = start(script, { files = { ["h.lua"] = PATIENT } })
       local lasting = old:connect()
       assert.equal("old x", client.ask(lasting, "x"))
       old:kill "TERM"
-      local listening = (":%04X 00000000:0000 0A"):format(port)
-      local left = process.eventually(function() return not process.read_file("/proc/net/tcp"):find(listening) end, 1)
-      assert.is_truthy(left, old:log())
+      expect_left(old, port)
       local new = start(script)
       for _ = 1, 500 do expect_echo(new:connect()) end
       assert.equal("old y", client.ask(lasting, "y"))
@@ -189,6 +196,23 @@ describe("a port that is somebody else's", function()
       assert.equal(0, old:wait(5))
       expect_echo(new:connect())
     end)
+end)
+
+describe("a port that is being left", function()
+  after_each(server.cleanup)
+
+  it("is not taken up again by a loop that comes back while the instance stops", function()
+    for _ = 1, 5 do
+      local s = start(pools 'listen = "tcp://127.0.0.1:0", drain = 30', { files = { ["h.lua"] = PATIENT } })
+      local lasting = client.many(s, 20)
+      for _, connection in ipairs(lasting) do assert.equal("old x", client.ask(connection, "x")) end
+      s:kill("KILL", s:workers()[1])
+      s:kill "TERM"
+      expect_left(s, s:port())
+      s:kill "INT"
+      assert.equal(3, s:wait(5))
+    end
+  end)
 end)
 
 describe("an address that cannot be", function()

@@ -173,6 +173,13 @@ function Listeners:_note_down()
   if soon then sync.after(LEND_AFTER + 0.005, function() self:rebalance() end) end
 end
 
+function Listeners:_rebalance_group(group, homes, calls)
+  local wanted, alive = assign(self, group, homes)
+  lend(self, group, homes, wanted, alive)
+  steer(group, alive)
+  settle(self, group, wanted, calls)
+end
+
 --- Makes the workers poll what they should, by who is alive right now. Waits for their answers only if told to.
 ---@param wait boolean|nil
 ---@return boolean|nil ok
@@ -182,11 +189,8 @@ function Listeners:rebalance(wait)
   local calls = {}
   for _, pool in ipairs(self.instance.pools.list) do
     local homes = accepting_loops(self, pool)
-    for _, group in ipairs(pool.state == "accepting" and pool.groups or {}) do
-      local wanted, alive = assign(self, group, homes)
-      lend(self, group, homes, wanted, alive)
-      steer(group, alive)
-      settle(self, group, wanted, calls)
+    for _, group in ipairs(pool.groups) do
+      if not group.closing then self:_rebalance_group(group, homes, calls) end
     end
   end
   if wait then return sync.all(calls) ~= nil end
@@ -208,6 +212,7 @@ end
 
 -- From here on nobody new gets in; what is on its way into the queue still does.
 local function refuse_new(group)
+  group.closing = true
   if group.scheme == "unix" then
     core.unlink_socket(group.path, group.ino, group.dev)
   elseif group.scheme == "tcp" then
