@@ -65,5 +65,5 @@ void sd_buffer_consume(sd_buffer *b, size_t length) {
 
 void sd_buffer_free(sd_buffer *b) {
   free(b->data);
-  *b = (sd_buffer){0};
+  *b = (sd_buffer){ 0 };
 }

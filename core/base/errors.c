@@ -8,12 +8,12 @@ static const struct {
   int err;
   const char *word, *text;
 } own[] = {
-    {SD_ETIMEOUT, "timeout", "nothing came in time"},
-    {SD_ECLOSED, "closed", "the connection is closed"},
-    {SD_ESHUTDOWN, "shutdown", "the server is draining"},
-    {SD_EOUTDATED, "outdated", "a newer generation is live"},
-    {SD_ELIMIT, "limit", "longer than its limit allows"},
-    {SD_EBUSY, "busy", "another task is already at it"},
+  { SD_ETIMEOUT, "timeout", "nothing came in time" },
+  { SD_ECLOSED, "closed", "the connection is closed" },
+  { SD_ESHUTDOWN, "shutdown", "the server is draining" },
+  { SD_EOUTDATED, "outdated", "a newer generation is live" },
+  { SD_ELIMIT, "limit", "longer than its limit allows" },
+  { SD_EBUSY, "busy", "another task is already at it" },
 };
 
 enum { OWN = sizeof own / sizeof own[0], LAST_ERRNO = 133 };

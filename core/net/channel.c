@@ -75,8 +75,8 @@ static ssize_t send_piece(sd_channel *ch) {
     struct cmsghdr align;
     char space[CMSG_SPACE(sizeof(int) * SD_CHANNEL_FDS)];
   } control;
-  struct iovec piece = {(void *)sd_buffer_bytes(&ch->out), sendable(ch)};
-  struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+  struct iovec piece = { (void *)sd_buffer_bytes(&ch->out), sendable(ch) };
+  struct msghdr message = { .msg_iov = &piece, .msg_iovlen = 1 };
   sd_channel_cargo *cargo = ch->cargo;
   if (cargo != NULL && cargo->at == ch->sent) {
     size_t bytes = sizeof(int) * cargo->nfds;
@@ -124,16 +124,14 @@ static int load_cargo(sd_channel *ch, const int *fds, unsigned nfds) {
   return 0;
 }
 
-int sd_channel_send(sd_channel *ch, const char *bytes, size_t length, const int *fds,
-                    unsigned nfds) {
+int sd_channel_send(sd_channel *ch, const char *bytes, size_t length, const int *fds, unsigned nfds) {
   if (ch->closed) return SD_ECLOSED;
-  if (length > SD_CHANNEL_MESSAGE || nfds > SD_CHANNEL_FDS ||
-      sd_buffer_length(&ch->out) + length > SD_CHANNEL_QUEUE)
+  if (length > SD_CHANNEL_MESSAGE || nfds > SD_CHANNEL_FDS || sd_buffer_length(&ch->out) + length > SD_CHANNEL_QUEUE)
     return SD_ELIMIT;
   if (sd_buffer_reserve(&ch->out, sizeof(header) + length) == NULL) return -ENOMEM;
   int err = nfds > 0 ? load_cargo(ch, fds, nfds) : 0;
   if (err) return err;
-  header head = {.length = (uint32_t)length, .nfds = nfds};
+  header head = { .length = (uint32_t)length, .nfds = nfds };
   sd_buffer_append(&ch->out, (const char *)&head, sizeof head); /* room is there */
   sd_buffer_append(&ch->out, bytes, length);
   ch->queued += sizeof head + length;
@@ -144,8 +142,10 @@ int sd_channel_send(sd_channel *ch, const char *bytes, size_t length, const int 
 /* ---- receiving ---- */
 
 static void keep_fd(sd_channel *ch, int fd) {
-  if (ch->nreceived < SD_CHANNEL_FDS * 4) ch->received[ch->nreceived++] = fd;
-  else if (fd != LOST) close(fd);
+  if (ch->nreceived < SD_CHANNEL_FDS * 4)
+    ch->received[ch->nreceived++] = fd;
+  else if (fd != LOST)
+    close(fd);
 }
 
 /* A process without room for new descriptors gets fewer than were sent, or none.
@@ -158,8 +158,10 @@ static void take_fds(sd_channel *ch, struct msghdr *message) {
     int fds[SD_CHANNEL_FDS];
     memcpy(fds, CMSG_DATA(c), n * sizeof(int));
     for (unsigned i = 0; i < n; i++) {
-      if (cut) close(fds[i]);
-      else keep_fd(ch, fds[i]);
+      if (cut)
+        close(fds[i]);
+      else
+        keep_fd(ch, fds[i]);
     }
   }
   if (cut) keep_fd(ch, LOST);
@@ -175,11 +177,10 @@ static ssize_t receive_piece(sd_channel *ch) {
     errno = ENOMEM;
     return -1;
   }
-  struct iovec piece = {room, CHUNK};
-  struct msghdr message = {.msg_iov = &piece,
-                           .msg_iovlen = 1,
-                           .msg_control = control.space,
-                           .msg_controllen = sizeof control.space};
+  struct iovec piece = { room, CHUNK };
+  struct msghdr message = {
+    .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space
+  };
   ssize_t n = recvmsg(ch->source.fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (n > 0) {
     take_fds(ch, &message);
@@ -210,8 +211,7 @@ static bool deliver(sd_channel *ch) {
     int fds[SD_CHANNEL_FDS];
     memcpy(fds, ch->received, head.nfds * sizeof(int));
     shift_fds(ch, head.nfds);
-    ch->events->on_message(ch, sd_buffer_bytes(&ch->in) + sizeof head, head.length, fds,
-                           head.nfds);
+    ch->events->on_message(ch, sd_buffer_bytes(&ch->in) + sizeof head, head.length, fds, head.nfds);
     if (!ch->closed) sd_buffer_consume(&ch->in, sizeof head + head.length);
   }
   return true;
@@ -246,11 +246,11 @@ static void on_events(sd_source *source, uint32_t events) {
 }
 
 int sd_channel_open(sd_channel *ch, sd_loop *loop, int fd, const sd_channel_events *events) {
-  *ch = (sd_channel){.source = {.fd = fd, .on_events = on_events},
-                     .again = {.run = on_again},
-                     .loop = loop,
-                     .events = events,
-                     .writable = true};
+  *ch = (sd_channel){ .source = { .fd = fd, .on_events = on_events },
+    .again = { .run = on_again },
+    .loop = loop,
+    .events = events,
+    .writable = true };
   ch->cargo_tail = &ch->cargo;
   return sd_loop_watch(loop, &ch->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP);
 }

@@ -17,8 +17,7 @@ typedef struct sd_channel sd_channel;
 
 typedef struct {
   /* A whole message. Its descriptors are the receiver's to close. */
-  void (*on_message)(sd_channel *channel, const char *bytes, size_t length,
-                     const int *fds, unsigned nfds);
+  void (*on_message)(sd_channel *channel, const char *bytes, size_t length, const int *fds, unsigned nfds);
   void (*on_closed)(sd_channel *channel); /* the peer is gone; once */
 } sd_channel_events;
 
@@ -39,13 +38,11 @@ struct sd_channel {
 };
 
 /* Takes over `fd`. 0 or -errno. */
-int sd_channel_open(sd_channel *channel, sd_loop *loop, int fd,
-                    const sd_channel_events *events);
+int sd_channel_open(sd_channel *channel, sd_loop *loop, int fd, const sd_channel_events *events);
 
 /* Queues a message; the descriptors are duplicated. 0, SD_ECLOSED, SD_ELIMIT or
  * -errno. */
-int sd_channel_send(sd_channel *channel, const char *bytes, size_t length,
-                    const int *fds, unsigned nfds);
+int sd_channel_send(sd_channel *channel, const char *bytes, size_t length, const int *fds, unsigned nfds);
 
 /* Closes without a word. Harmless twice. */
 void sd_channel_close(sd_channel *channel);

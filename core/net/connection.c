@@ -20,14 +20,21 @@ enum {
 };
 
 static const char *const end_names[SD_END_REASONS] = {
-    [SD_END_PEER] = "peer",           [SD_END_HANDLER] = "handler",
-    [SD_END_ERROR] = "error",         [SD_END_IDLE] = "idle",
-    [SD_END_HANDSHAKE] = "handshake", [SD_END_WRITE] = "write",
-    [SD_END_LIFETIME] = "lifetime",   [SD_END_MIN_RATE] = "min_rate",
-    [SD_END_LIMIT] = "limit",         [SD_END_DRAIN] = "drain",
-    [SD_END_CUT] = "cut",             [SD_END_PURGE] = "purge",
-    [SD_END_RESET] = "reset",         [SD_END_MOVED] = "moved",
-    [SD_END_WORKER] = "worker",
+  [SD_END_PEER] = "peer",
+  [SD_END_HANDLER] = "handler",
+  [SD_END_ERROR] = "error",
+  [SD_END_IDLE] = "idle",
+  [SD_END_HANDSHAKE] = "handshake",
+  [SD_END_WRITE] = "write",
+  [SD_END_LIFETIME] = "lifetime",
+  [SD_END_MIN_RATE] = "min_rate",
+  [SD_END_LIMIT] = "limit",
+  [SD_END_DRAIN] = "drain",
+  [SD_END_CUT] = "cut",
+  [SD_END_PURGE] = "purge",
+  [SD_END_RESET] = "reset",
+  [SD_END_MOVED] = "moved",
+  [SD_END_WORKER] = "worker",
 };
 
 const char *sd_end_name(sd_end why) {
@@ -41,9 +48,9 @@ int sd_end_named(const char *name) {
 }
 
 static const bool may_follow[4][4] = {
-    [SD_CONN_OPEN] = {[SD_CONN_FLUSHING] = true, [SD_CONN_CLOSED] = true},
-    [SD_CONN_FLUSHING] = {[SD_CONN_LINGERING] = true, [SD_CONN_CLOSED] = true},
-    [SD_CONN_LINGERING] = {[SD_CONN_CLOSED] = true},
+  [SD_CONN_OPEN] = { [SD_CONN_FLUSHING] = true, [SD_CONN_CLOSED] = true },
+  [SD_CONN_FLUSHING] = { [SD_CONN_LINGERING] = true, [SD_CONN_CLOSED] = true },
+  [SD_CONN_LINGERING] = { [SD_CONN_CLOSED] = true },
 };
 
 static void enter(sd_conn *c, sd_conn_state next) {
@@ -164,7 +171,7 @@ void sd_conn_close(sd_conn *c) {
 void sd_conn_abort(sd_conn *c, bool reset) {
   if (c->state == SD_CONN_CLOSED) return;
   if (reset) {
-    struct linger none = {.l_onoff = 1, .l_linger = 0};
+    struct linger none = { .l_onoff = 1, .l_linger = 0 };
     setsockopt(c->source.fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
   }
   close_now(c);
@@ -211,21 +218,26 @@ static void write_failed(sd_conn *c, int err) {
   c->write_deadline = 0;
   sd_conn_note_end(c, SD_END_RESET);
   sd_buffer_free(&c->out);
-  if (c->state != SD_CONN_OPEN) close_now(c);
-  else tell_drained(c);
+  if (c->state != SD_CONN_OPEN)
+    close_now(c);
+  else
+    tell_drained(c);
 }
 
 void sd_conn_flush(sd_conn *c) {
   while (c->writable && sd_conn_queued(c) > 0) {
     ssize_t n = send_some(c, sd_buffer_bytes(&c->out), sd_conn_queued(c));
-    if (n > 0) sd_buffer_consume(&c->out, (size_t)n);
+    if (n > 0)
+      sd_buffer_consume(&c->out, (size_t)n);
     else if (n != -EAGAIN) {
       write_failed(c, (int)n);
       return;
     }
   }
-  if (sd_conn_queued(c) == 0) all_sent(c);
-  else if (c->write_deadline == 0) set_write_deadline(c);
+  if (sd_conn_queued(c) == 0)
+    all_sent(c);
+  else if (c->write_deadline == 0)
+    set_write_deadline(c);
   if (c->state == SD_CONN_OPEN) tell_drained(c);
 }
 
@@ -320,8 +332,10 @@ ssize_t sd_conn_fill(sd_conn *c, size_t room) {
   char *into = sd_buffer_reserve(&c->in, room);
   if (into == NULL) return -ENOMEM;
   ssize_t n = sd_conn_receive(c, into, room);
-  if (n > 0) sd_buffer_commit(&c->in, (size_t)n);
-  else if (sd_buffer_length(&c->in) == 0) sd_buffer_free(&c->in);
+  if (n > 0)
+    sd_buffer_commit(&c->in, (size_t)n);
+  else if (sd_buffer_length(&c->in) == 0)
+    sd_buffer_free(&c->in);
   return n;
 }
 
@@ -344,8 +358,10 @@ static void on_events(sd_source *source, uint32_t events) {
     if (sd_conn_queued(c) > 0) sd_conn_flush(c);
   }
   if (!c->readable) return;
-  if (c->state == SD_CONN_OPEN) c->events->on_readable(c);
-  else if (c->state == SD_CONN_LINGERING) linger(c);
+  if (c->state == SD_CONN_OPEN)
+    c->events->on_readable(c);
+  else if (c->state == SD_CONN_LINGERING)
+    linger(c);
 }
 
 static bool due(uint64_t *deadline, uint64_t now) {
@@ -365,8 +381,10 @@ static void on_timer(sd_timer *timer) {
   sd_conn *c = (sd_conn *)((char *)timer - offsetof(sd_conn, timer));
   uint64_t now = sd_loop_now(c->loop);
   if (due(&c->write_deadline, now)) {
-    if (c->state == SD_CONN_OPEN) break_off(c, SD_ETIMEOUT, SD_END_WRITE);
-    else close_now(c);
+    if (c->state == SD_CONN_OPEN)
+      break_off(c, SD_ETIMEOUT, SD_END_WRITE);
+    else
+      close_now(c);
     return;
   }
   if (due(&c->life_deadline, now)) {
@@ -386,9 +404,8 @@ static void on_timer(sd_timer *timer) {
   }
 }
 
-int sd_conn_open(sd_conn *c, sd_loop *loop, int fd, const sd_conn_limits *limits,
-                 const sd_conn_events *events) {
-  c->source = (sd_source){.fd = fd, .on_events = on_events};
+int sd_conn_open(sd_conn *c, sd_loop *loop, int fd, const sd_conn_limits *limits, const sd_conn_events *events) {
+  c->source = (sd_source){ .fd = fd, .on_events = on_events };
   c->timer.fire = on_timer;
   c->loop = loop;
   c->limits = limits;

@@ -19,12 +19,7 @@
 
 enum { SD_CONN_GATHER = 65536 }; /* so much queued is sent, even if the writer goes on */
 
-typedef enum {
-  SD_CONN_OPEN,
-  SD_CONN_FLUSHING,
-  SD_CONN_LINGERING,
-  SD_CONN_CLOSED
-} sd_conn_state;
+typedef enum { SD_CONN_OPEN, SD_CONN_FLUSHING, SD_CONN_LINGERING, SD_CONN_CLOSED } sd_conn_state;
 
 /* Why a connection ended; the first reason stays. */
 typedef enum {
@@ -56,11 +51,11 @@ typedef struct sd_conn_limits {
 typedef struct sd_conn sd_conn;
 
 typedef struct {
-  void (*on_readable)(sd_conn *conn);  /* bytes, the end or an error can be had */
-  void (*on_drained)(sd_conn *conn);   /* output is at the low mark or below */
-  void (*on_deadline)(sd_conn *conn);  /* read_deadline has passed; it is 0 again */
-  void (*on_broken)(sd_conn *conn);    /* out of time: it will be closed at once */
-  void (*on_closed)(sd_conn *conn);    /* the descriptor is gone: the last call */
+  void (*on_readable)(sd_conn *conn); /* bytes, the end or an error can be had */
+  void (*on_drained)(sd_conn *conn);  /* output is at the low mark or below */
+  void (*on_deadline)(sd_conn *conn); /* read_deadline has passed; it is 0 again */
+  void (*on_broken)(sd_conn *conn);   /* out of time: it will be closed at once */
+  void (*on_closed)(sd_conn *conn);   /* the descriptor is gone: the last call */
 } sd_conn_events;
 
 struct sd_conn {
@@ -71,9 +66,9 @@ struct sd_conn {
   const sd_conn_limits *limits;
   sd_buffer in, out;
   sd_conn *next_dirty;
-  struct sd_pipe *pipe; /* while joined to another (pipe.h) */
+  struct sd_pipe *pipe;                                  /* while joined to another (pipe.h) */
   uint64_t read_deadline, write_deadline, life_deadline; /* loop time; 0: none */
-  uint64_t deadline;     /* the owner's, for all its waits; kept for it here */
+  uint64_t deadline;                                     /* the owner's, for all its waits; kept for it here */
   uint64_t opened, active;                               /* loop time */
   uint64_t bytes_in, bytes_out, linger_limit;
   uint64_t turn; /* when `spent` was last reset */
@@ -83,7 +78,7 @@ struct sd_conn {
   uint8_t state, end;
   bool readable, hangup, eof; /* hangup: reading must go on until 0 */
   bool writable, dirty, want_drained, want_fin, fin, tired;
-  bool deaf; /* reads answer the end, whatever comes */
+  bool deaf;         /* reads answer the end, whatever comes */
   uint32_t drain_to; /* want_drained means: down to so many bytes */
   union {
     struct sockaddr any;
@@ -94,8 +89,7 @@ struct sd_conn {
 
 /* Takes over `fd` (non-blocking). The struct is zero but for what the owner keeps
  * behind it. 0, or -errno and the descriptor is still the caller's. */
-int sd_conn_open(sd_conn *conn, sd_loop *loop, int fd, const sd_conn_limits *limits,
-                 const sd_conn_events *events);
+int sd_conn_open(sd_conn *conn, sd_loop *loop, int fd, const sd_conn_limits *limits, const sd_conn_events *events);
 
 /* Reads what is there: > 0 bytes, 0 at the end of the stream, -EAGAIN when
  * nothing is there or this turn's share is used up, else -errno. */

@@ -87,8 +87,10 @@ static void on_prepare(uv_prepare_t *prepare) {
   loop->turn++;
   run_deferred(loop);
   bool more = loop->on_turn != NULL && loop->on_turn(loop->owner);
-  if (more || loop->deferred != NULL) uv_idle_start(&loop->awake, on_awake);
-  else uv_idle_stop(&loop->awake);
+  if (more || loop->deferred != NULL)
+    uv_idle_start(&loop->awake, on_awake);
+  else
+    uv_idle_stop(&loop->awake);
   set_clock(loop);
 }
 
@@ -118,7 +120,7 @@ int sd_loop_init(sd_loop *loop) {
 }
 
 int sd_loop_watch(sd_loop *loop, sd_source *source, uint32_t events) {
-  struct epoll_event event = {.events = events | EPOLLET, .data.ptr = source};
+  struct epoll_event event = { .events = events | EPOLLET, .data.ptr = source };
   return epoll_ctl(loop->epoll, EPOLL_CTL_ADD, source->fd, &event) < 0 ? -errno : 0;
 }
 

@@ -36,16 +36,16 @@ struct sd_loop {
   uv_poll_t poll;
   uv_timer_t clock;
   uv_prepare_t prepare;
-  uv_idle_t awake;               /* runs while something is ready: no blocking poll */
+  uv_idle_t awake; /* runs while something is ready: no blocking poll */
   int epoll;
-  int batch_at, batch_count;     /* the batch under way, for sd_loop_unwatch */
+  int batch_at, batch_count; /* the batch under way, for sd_loop_unwatch */
   sd_timers timers;
   uint64_t clock_armed;
   sd_deferred *deferred, **deferred_tail;
-  struct sd_conn *dirty;         /* have gathered writes (connection.h) */
-  bool (*on_turn)(void *owner);  /* before each poll; true: there is more to do */
+  struct sd_conn *dirty;        /* have gathered writes (connection.h) */
+  bool (*on_turn)(void *owner); /* before each poll; true: there is more to do */
   void *owner;
-  uint64_t turn;                 /* counts turns; a budget per turn compares it */
+  uint64_t turn; /* counts turns; a budget per turn compares it */
   struct epoll_event batch[SD_LOOP_BATCH];
   char scratch[SD_LOOP_SCRATCH]; /* where reads land when nobody holds bytes */
   char waste[SD_LOOP_SCRATCH];   /* where bytes land that nobody wants: a connection may

@@ -97,8 +97,10 @@ static void on_readable(sd_conn *c) {
 }
 
 static void on_drained(sd_conn *c) {
-  if (c->err) finish(pipe_of(c), c->err);
-  else pump(across(c)->conn, c);
+  if (c->err)
+    finish(pipe_of(c), c->err);
+  else
+    pump(across(c)->conn, c);
 }
 
 /* Silence counts for the pair: as long as one direction moves, both live. */
@@ -115,8 +117,10 @@ void sd_pipe_watch(sd_pipe *p) {
 static void on_deadline(sd_conn *c) {
   sd_pipe *p = pipe_of(c);
   uint64_t when = due(c);
-  if (when == 0 || when > sd_loop_now(c->loop)) sd_pipe_watch(p);
-  else finish(p, SD_ETIMEOUT);
+  if (when == 0 || when > sd_loop_now(c->loop))
+    sd_pipe_watch(p);
+  else
+    finish(p, SD_ETIMEOUT);
 }
 
 static void on_broken(sd_conn *c) {
@@ -130,17 +134,17 @@ static void on_closed(sd_conn *c) {
 }
 
 static const sd_conn_events piped = {
-    .on_readable = on_readable,
-    .on_drained = on_drained,
-    .on_deadline = on_deadline,
-    .on_broken = on_broken,
-    .on_closed = on_closed,
+  .on_readable = on_readable,
+  .on_drained = on_drained,
+  .on_deadline = on_deadline,
+  .on_broken = on_broken,
+  .on_closed = on_closed,
 };
 
 void sd_pipe_join(sd_pipe *p, sd_conn *a, sd_conn *b, void (*on_over)(sd_pipe *)) {
-  *p = (sd_pipe){.on_over = on_over, .active = sd_loop_now(a->loop)};
-  p->side[0] = (sd_pipe_side){.conn = a, .events = a->events};
-  p->side[1] = (sd_pipe_side){.conn = b, .events = b->events};
+  *p = (sd_pipe){ .on_over = on_over, .active = sd_loop_now(a->loop) };
+  p->side[0] = (sd_pipe_side){ .conn = a, .events = a->events };
+  p->side[1] = (sd_pipe_side){ .conn = b, .events = b->events };
   a->events = b->events = &piped;
   a->pipe = b->pipe = p;
   sd_pipe_watch(p);

@@ -49,8 +49,10 @@ static void move(sd_timers *t, sd_timer *timer, uint64_t when) {
   sd_timer was = *timer;
   timer->when = when;
   timer->round = t->round;
-  if (before(timer, &was)) rise(t, timer->place, timer);
-  else sink(t, timer->place, timer);
+  if (before(timer, &was))
+    rise(t, timer->place, timer);
+  else
+    sink(t, timer->place, timer);
 }
 
 int sd_timers_arm(sd_timers *t, sd_timer *timer, uint64_t when) {
@@ -73,8 +75,10 @@ void sd_timers_disarm(sd_timers *t, sd_timer *timer) {
   timer->place = 0;
   sd_timer *last = t->heap[t->count--];
   if (last == timer) return;
-  if (place > 1 && before(last, t->heap[place / 2])) rise(t, place, last);
-  else sink(t, place, last);
+  if (place > 1 && before(last, t->heap[place / 2]))
+    rise(t, place, last);
+  else
+    sink(t, place, last);
 }
 
 uint64_t sd_timers_next(const sd_timers *t) {
@@ -94,5 +98,5 @@ void sd_timers_run(sd_timers *t, uint64_t now) {
 
 void sd_timers_free(sd_timers *t) {
   free(t->heap);
-  *t = (sd_timers){0};
+  *t = (sd_timers){ 0 };
 }

@@ -24,7 +24,7 @@ typedef struct {
 } inbox;
 
 static void open_inbox(lua_State *L, inbox *in, unsigned width) {
-  *in = (inbox){.width = width};
+  *in = (inbox){ .width = width };
   lua_newtable(L);
   sd_vm_anchor(L, in, -1);
   lua_pop(L, 1);
@@ -80,8 +80,7 @@ static int receive_value(lua_State *L, inbox *in) {
   if (in->count > 0) return pop_entry(L, in);
   if (in->over) return sd_push_failure(L, SD_ECLOSED);
   if (in->reader != NULL) return sd_push_failure(L, SD_EBUSY);
-  if (!lua_isnoneornil(L, 2))
-    sd_task_set_timeout(task, sd_check_ms(L, 2));
+  if (!lua_isnoneornil(L, 2)) sd_task_set_timeout(task, sd_check_ms(L, 2));
   in->reader = task;
   return sd_task_wait(L, task, in, unwait_inbox);
 }
@@ -93,8 +92,7 @@ typedef struct {
   inbox in;
 } l_channel;
 
-static void on_message(sd_channel *ch, const char *bytes, size_t length, const int *fds,
-                       unsigned nfds) {
+static void on_message(sd_channel *ch, const char *bytes, size_t length, const int *fds, unsigned nfds) {
   lua_State *L = sd_the_vm.L;
   lua_pushlstring(L, bytes, length);
   lua_createtable(L, (int)nfds, 0);
@@ -111,8 +109,7 @@ static void on_channel_closed(sd_channel *ch) {
   sd_vm_unanchor(l);
 }
 
-static const sd_channel_events channel_events = {.on_message = on_message,
-                                                 .on_closed = on_channel_closed};
+static const sd_channel_events channel_events = { .on_message = on_message, .on_closed = on_channel_closed };
 
 static int l_channel_new(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
@@ -170,10 +167,8 @@ static int channel_gc(lua_State *L) {
   return 0;
 }
 
-static const luaL_Reg channel_methods[] = {{"send", l_send},
-                                           {"receive", l_channel_receive},
-                                           {"close", l_channel_close},
-                                           {NULL, NULL}};
+static const luaL_Reg channel_methods[] = { { "send", l_send }, { "receive", l_channel_receive },
+  { "close", l_channel_close }, { NULL, NULL } };
 
 /* ---- lines from a pipe ---- */
 
@@ -224,8 +219,7 @@ static void read_some(line_reader *r) {
     sd_loop_defer(&sd_the_vm.loop, &r->again);
     return;
   }
-  if (sd_buffer_length(&r->bytes) > 0)
-    put_line(r, sd_buffer_bytes(&r->bytes), sd_buffer_length(&r->bytes));
+  if (sd_buffer_length(&r->bytes) > 0) put_line(r, sd_buffer_bytes(&r->bytes), sd_buffer_length(&r->bytes));
   close_reader(r);
 }
 
@@ -242,7 +236,7 @@ static void on_again(sd_deferred *again) {
 static int l_line_reader(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   line_reader *r = lua_newuserdata(L, sizeof *r);
-  *r = (line_reader){.source = {.fd = fd, .on_events = on_pipe}, .again = {.run = on_again}};
+  *r = (line_reader){ .source = { .fd = fd, .on_events = on_pipe }, .again = { .run = on_again } };
   r->closed = true; /* until nothing can raise any more */
   luaL_getmetatable(L, READER);
   lua_setmetatable(L, -2);
@@ -273,12 +267,12 @@ static int reader_gc(lua_State *L) {
   return 0;
 }
 
-static const luaL_Reg reader_methods[] = {
-    {"receive", l_reader_receive}, {"close", l_reader_close}, {NULL, NULL}};
+static const luaL_Reg reader_methods[] = { { "receive", l_reader_receive }, { "close", l_reader_close },
+  { NULL, NULL } };
 
 void sd_l_channel_register(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"channel", l_channel_new}, {"line_reader", l_line_reader}, {NULL, NULL}};
+  static const luaL_Reg functions[] = { { "channel", l_channel_new }, { "line_reader", l_line_reader },
+    { NULL, NULL } };
   sd_class(L, CHANNEL, channel_methods, channel_gc);
   sd_class(L, READER, reader_methods, reader_gc);
   luaL_register(L, NULL, functions);

@@ -14,14 +14,14 @@
 
 enum { ACCEPTS_A_TURN = 64, BACK_OFF = 100, CONNECT_MS = 10000 };
 
-static const sd_conn_limits plain_limits = {.line = 8192,
-                                            .frame = 1 << 20,
-                                            .read_buffer = 65536,
-                                            .write_high = 65536,
-                                            .write_low = 16384,
-                                            .write_max = 1 << 20,
-                                            .idle = 60000,
-                                            .write = 30000};
+static const sd_conn_limits plain_limits = { .line = 8192,
+  .frame = 1 << 20,
+  .read_buffer = 65536,
+  .write_high = 65536,
+  .write_low = 16384,
+  .write_max = 1 << 20,
+  .idle = 60000,
+  .write = 30000 };
 
 /* A handler's own connections live by its pool's limits. */
 static const sd_conn_limits *limits_here(void) {
@@ -35,7 +35,7 @@ static const sd_conn_limits *limits_here(void) {
 typedef struct {
   sd_source source;
   uv_getaddrinfo_t query;
-  sd_task *task; /* NULL: given up */
+  sd_task *task;                 /* NULL: given up */
   struct addrinfo *found, *next; /* of a name; next: not tried yet */
   struct sockaddr_storage address;
   socklen_t length;
@@ -91,8 +91,7 @@ static void on_connected(sd_source *source, uint32_t events) {
   getsockopt(source->fd, SOL_SOCKET, SO_ERROR, &err, &size);
   struct sockaddr_storage peer;
   socklen_t length = sizeof peer;
-  if (err == 0 && getpeername(source->fd, (struct sockaddr *)&peer, &length) < 0 &&
-      errno == ENOTCONN)
+  if (err == 0 && getpeername(source->fd, (struct sockaddr *)&peer, &length) < 0 && errno == ENOTCONN)
     return; /* an early edge: not decided yet */
   go_on(a, -err);
 }
@@ -101,7 +100,7 @@ static void on_connected(sd_source *source, uint32_t events) {
 static int begin_connect(attempt *a) {
   int fd = socket(a->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return -errno;
-  a->source = (sd_source){.fd = fd, .on_events = on_connected};
+  a->source = (sd_source){ .fd = fd, .on_events = on_connected };
   if (connect(fd, (struct sockaddr *)&a->address, a->length) == 0) return 1;
   if (errno != EINPROGRESS) return -errno;
   int err = sd_loop_watch(&sd_the_vm.loop, &a->source, EPOLLOUT);
@@ -135,14 +134,16 @@ static void on_resolved(uv_getaddrinfo_t *query, int status, struct addrinfo *fo
   attempt *a = query->data;
   a->resolving = false;
   a->found = a->next = status == 0 ? found : NULL;
-  if (a->task == NULL) free_attempt(a);
-  else go_on(a, -ENOENT); /* what it is without any address: no such host */
+  if (a->task == NULL)
+    free_attempt(a);
+  else
+    go_on(a, -ENOENT); /* what it is without any address: no such host */
 }
 
 static int begin_resolve(attempt *a, const sd_address *address) {
   char port[8];
   snprintf(port, sizeof port, "%d", address->port);
-  struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+  struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
   a->query.data = a;
   int err = uv_getaddrinfo(&sd_the_vm.loop.uv, &a->query, on_resolved, address->host, port, &hints);
   a->resolving = err == 0;
@@ -155,8 +156,7 @@ static int l_connect(lua_State *L) {
   const char *text = luaL_checklstring(L, 1, &length);
   sd_address address;
   sd_net_error error;
-  if (sd_address_parse(&address, text, length, &error) != 0)
-    return luaL_error(L, "connect: %s", error.text);
+  if (sd_address_parse(&address, text, length, &error) != 0) return luaL_error(L, "connect: %s", error.text);
   if (address.scheme != SD_ADDRESS_TCP && address.scheme != SD_ADDRESS_UNIX)
     return luaL_error(L, "connect: %s: tcp://host:port or unix:/path expected", text);
   int64_t timeout = lua_istable(L, 2) ? sd_opt_ms(L, 2, "timeout") : -1;
@@ -187,13 +187,13 @@ typedef struct {
   bool closed;
 } acceptor;
 
-static const sd_conn_limits control_limits = {.line = 8192,
-                                              .frame = 1 << 20,
-                                              .read_buffer = 65536,
-                                              .write_high = 65536,
-                                              .write_low = 16384,
-                                              .write_max = 8 << 20,
-                                              .write = 30000};
+static const sd_conn_limits control_limits = { .line = 8192,
+  .frame = 1 << 20,
+  .read_buffer = 65536,
+  .write_high = 65536,
+  .write_low = 16384,
+  .write_max = 8 << 20,
+  .write = 30000 };
 
 static void serve(acceptor *a, int fd) {
   lua_State *L = sd_the_vm.L;
@@ -217,8 +217,10 @@ static void rest(acceptor *a, int err) {
 static void accept_some(acceptor *a) {
   for (int i = 0; i < ACCEPTS_A_TURN && !a->closed; i++) {
     int fd = accept4(a->source.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0) serve(a, fd);
-    else if (errno != EINTR && errno != ECONNABORTED) return rest(a, errno);
+    if (fd >= 0)
+      serve(a, fd);
+    else if (errno != EINTR && errno != ECONNABORTED)
+      return rest(a, errno);
   }
   if (!a->closed) sd_loop_defer(&sd_the_vm.loop, &a->again);
 }
@@ -241,7 +243,9 @@ static int l_accept_loop(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   luaL_checktype(L, 2, LUA_TFUNCTION);
   acceptor *a = lua_newuserdata(L, sizeof *a);
-  *a = (acceptor){.source = {.fd = fd, .on_events = on_pending}, .again = {.run = on_again}, .rest = {.fire = on_rested}};
+  *a = (acceptor){
+    .source = { .fd = fd, .on_events = on_pending }, .again = { .run = on_again }, .rest = { .fire = on_rested }
+  };
   a->fn = sd_vm_keep(L, 2, LUA_NOREF);
   int err = sd_loop_watch(&sd_the_vm.loop, &a->source, EPOLLIN);
   if (err) {
@@ -268,9 +272,8 @@ static int l_acceptor_close(lua_State *L) {
 }
 
 void sd_l_connect_register(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"connect", l_connect}, {"accept_loop", l_accept_loop}, {NULL, NULL}};
-  static const luaL_Reg acceptor_methods[] = {{"close", l_acceptor_close}, {NULL, NULL}};
+  static const luaL_Reg functions[] = { { "connect", l_connect }, { "accept_loop", l_accept_loop }, { NULL, NULL } };
+  static const luaL_Reg acceptor_methods[] = { { "close", l_acceptor_close }, { NULL, NULL } };
   sd_class(L, ACCEPTOR, acceptor_methods, NULL);
   luaL_register(L, NULL, functions);
 }

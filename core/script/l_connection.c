@@ -83,11 +83,11 @@ static void on_closed(sd_conn *conn) {
 }
 
 static const sd_conn_events events = {
-    .on_readable = sd_l_read_on_readable,
-    .on_drained = sd_l_write_on_drained,
-    .on_deadline = sd_l_read_on_deadline,
-    .on_broken = on_broken,
-    .on_closed = on_closed,
+  .on_readable = sd_l_read_on_readable,
+  .on_drained = sd_l_write_on_drained,
+  .on_deadline = sd_l_read_on_deadline,
+  .on_broken = on_broken,
+  .on_closed = on_closed,
 };
 
 static void finish(l_conn *c, sd_end why) {
@@ -131,8 +131,10 @@ void sd_l_conn_cut(l_conn *c, sd_end why, bool reset) {
   if (c->handler_over || c->task.state == SD_TASK_DONE) return;
   /* Who waited on the connection has been told, and gets to its next wait; who
    * waits for anything else would never look. */
-  if (c->task.state == SD_TASK_WAITING) sd_task_drop(&c->task);
-  else c->task.doomed = true;
+  if (c->task.state == SD_TASK_WAITING)
+    sd_task_drop(&c->task);
+  else
+    c->task.doomed = true;
 }
 
 /* ---- making ---- */
@@ -143,10 +145,9 @@ static void cancel_owned(sd_owned *owned) {
   finish(c, judge(c));
 }
 
-static const sd_owned_kind outbound = {.cancel = cancel_owned};
+static const sd_owned_kind outbound = { .cancel = cancel_owned };
 
-l_conn *sd_l_conn_new(lua_State *L, int fd, const sd_conn_limits *limits,
-                      const struct sockaddr *peer, int *err) {
+l_conn *sd_l_conn_new(lua_State *L, int fd, const sd_conn_limits *limits, const struct sockaddr *peer, int *err) {
   l_conn *c = lua_newuserdata(L, sizeof *c);
   memset(c, 0, sizeof *c);
   c->task.pool = SD_SCOREBOARD_NO_POOL;
@@ -182,15 +183,13 @@ static const struct sockaddr *peer_of(const l_conn *c, struct sockaddr_storage *
     *len = c->conn.peer.any.sa_family == AF_INET ? sizeof c->conn.peer.v4 : sizeof c->conn.peer.v6;
     return &c->conn.peer.any;
   }
-  if (c->conn.source.fd < 0 || getpeername(c->conn.source.fd, (struct sockaddr *)room, len) < 0)
-    return NULL;
+  if (c->conn.source.fd < 0 || getpeername(c->conn.source.fd, (struct sockaddr *)room, len) < 0) return NULL;
   return (struct sockaddr *)room;
 }
 
 static const struct sockaddr *local_of(const l_conn *c, struct sockaddr_storage *room, socklen_t *len) {
   *len = sizeof *room;
-  if (c->conn.source.fd < 0 || getsockname(c->conn.source.fd, (struct sockaddr *)room, len) < 0)
-    return NULL;
+  if (c->conn.source.fd < 0 || getsockname(c->conn.source.fd, (struct sockaddr *)room, len) < 0) return NULL;
   return (struct sockaddr *)room;
 }
 
@@ -245,7 +244,8 @@ static int l_index(lua_State *L) {
   const l_conn *c = lua_touserdata(L, 1);
   const char *key = lua_tostring(L, 2);
   if (key == NULL) return 1;
-  if (strcmp(key, "id") == 0) sd_l_conn_push_id(L, c);
+  if (strcmp(key, "id") == 0)
+    sd_l_conn_push_id(L, c);
   else if (strcmp(key, "pool") == 0 || strcmp(key, "generation") == 0 || strcmp(key, "loop") == 0)
     sd_l_pool_push_field(L, c, key[0]);
   return 1;
@@ -269,13 +269,15 @@ static int l_close(lua_State *L) {
   fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
   run_on_close(c);
   sd_sockopt_before_close(c->conn.source.fd);
-  if (reset) sd_conn_abort(&c->conn, true);
-  else sd_conn_close(&c->conn);
+  if (reset)
+    sd_conn_abort(&c->conn, true);
+  else
+    sd_conn_close(&c->conn);
   return 1;
 }
 
 static int l_shutdown(lua_State *L) {
-  static const char *const ways[] = {"write", "read", "both", NULL};
+  static const char *const ways[] = { "write", "read", "both", NULL };
   l_conn *c = sd_l_conn_check(L, 1);
   int way = luaL_checkoption(L, 2, "write", ways);
   if (c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
@@ -326,8 +328,10 @@ static int l_on_close(lua_State *L) {
 static int l_reason(lua_State *L) {
   const l_conn *c = sd_l_conn_check(L, 1);
   bool lives = c->conn.state == SD_CONN_OPEN && !c->handler_over;
-  if (c->conn.end == SD_END_NONE || lives) lua_pushnil(L);
-  else lua_pushstring(L, sd_end_name((sd_end)c->conn.end));
+  if (c->conn.end == SD_END_NONE || lives)
+    lua_pushnil(L);
+  else
+    lua_pushstring(L, sd_end_name((sd_end)c->conn.end));
   return 1;
 }
 
@@ -357,7 +361,7 @@ static int l_timeouts(lua_State *L) {
   static const struct {
     const char *key;
     void (*set)(l_conn *c, int64_t ms);
-  } rows[] = {{"idle", set_idle}, {"write", set_write}, {"lifetime", set_lifetime}};
+  } rows[] = { { "idle", set_idle }, { "write", set_write }, { "lifetime", set_lifetime } };
   l_conn *c = sd_l_conn_check(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
@@ -479,13 +483,26 @@ static int conn_gc(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"peer", l_peer},         {"wire_peer", l_peer}, {"local_addr", l_local_addr},
-    {"close", l_close},       {"shutdown", l_shutdown}, {"on_close", l_on_close},
-    {"reason", l_reason},     {"timeouts", l_timeouts}, {"deadline", l_deadline},
-    {"setopt", l_setopt},     {"getopt", l_getopt},     {"age", l_age},
-    {"stats", l_stats},       {"_extra", l_extra},      {"_fd", l_fd},
-    {"_drain", l_drain},      {"_cut", l_cut},          {"_note", l_note},
-    {"_ending", l_ending},    {NULL, NULL},
+  { "peer", l_peer },
+  { "wire_peer", l_peer },
+  { "local_addr", l_local_addr },
+  { "close", l_close },
+  { "shutdown", l_shutdown },
+  { "on_close", l_on_close },
+  { "reason", l_reason },
+  { "timeouts", l_timeouts },
+  { "deadline", l_deadline },
+  { "setopt", l_setopt },
+  { "getopt", l_getopt },
+  { "age", l_age },
+  { "stats", l_stats },
+  { "_extra", l_extra },
+  { "_fd", l_fd },
+  { "_drain", l_drain },
+  { "_cut", l_cut },
+  { "_note", l_note },
+  { "_ending", l_ending },
+  { NULL, NULL },
 };
 
 void sd_l_connection_register(lua_State *L) {

@@ -18,13 +18,13 @@ typedef enum { READ_SOME, READ_ALL, READ_FRAME, READ_PEEK, READ_LENT } read_kind
 /* A read under way, or the standing order of an iterator. */
 typedef struct {
   sd_frame frame;
-  size_t max;        /* of what is returned, in bytes */
-  size_t scanned;    /* sd_frame_cut looked so far already */
-  int64_t timeout;   /* milliseconds; 0 off; -1: the connection's idle timeout */
+  size_t max;      /* of what is returned, in bytes */
+  size_t scanned;  /* sd_frame_cut looked so far already */
+  int64_t timeout; /* milliseconds; 0 off; -1: the connection's idle timeout */
   struct l_lent *lent;
   uint8_t kind;
-  bool interrupt;    /* draining may end it while nothing has arrived */
-  bool iterator;     /* partial input stays in the buffer, failure is one nil */
+  bool interrupt; /* draining may end it while nothing has arrived */
+  bool iterator;  /* partial input stays in the buffer, failure is one nil */
 } read_op;
 
 typedef struct write_waiter write_waiter;
@@ -40,16 +40,15 @@ struct l_conn {
   l_conn *next, **link; /* in the pool's list */
   sd_owned owned;       /* outbound: ends with the task that opened it */
   uint64_t serial;
-  int32_t stopped;      /* what ended the last read, 0: nothing did */
-  bool idle_out;        /* it was the idle timeout */
-  bool draining, told;  /* the handler is to be told, was told */
+  int32_t stopped;     /* what ended the last read, 0: nothing did */
+  bool idle_out;       /* it was the idle timeout */
+  bool draining, told; /* the handler is to be told, was told */
   bool handler_over, gone, has_extra, has_on_close;
 };
 
 /* Makes the userdata on top of L, anchored until its descriptor is closed. Takes
  * over `fd`. NULL and *err on failure: then nothing is pushed. */
-l_conn *sd_l_conn_new(lua_State *L, int fd, const sd_conn_limits *limits,
-                      const struct sockaddr *peer, int *err);
+l_conn *sd_l_conn_new(lua_State *L, int fd, const sd_conn_limits *limits, const struct sockaddr *peer, int *err);
 
 /* The connection at `index`; raises for anything else. */
 l_conn *sd_l_conn_check(lua_State *L, int index);
@@ -100,10 +99,10 @@ void sd_l_connection_register(lua_State *L);
 
 /* ---- l_pool.c ---- */
 void sd_l_pool_register(lua_State *L);
-void sd_l_pool_conn_closed(l_conn *c); /* its descriptor is gone */
+void sd_l_pool_conn_closed(l_conn *c);                                   /* its descriptor is gone */
 void sd_l_pool_conn_over(l_conn *c, sd_task_end how, const char *error); /* its handler is */
-void sd_l_pool_conn_gone(l_conn *c);   /* both */
-void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which); /* pool, generation, loop */
+void sd_l_pool_conn_gone(l_conn *c);                                     /* both */
+void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which);    /* pool, generation, loop */
 const sd_conn_limits *sd_l_pool_limits(const l_pool *pool);
 
 #endif

@@ -14,22 +14,23 @@ static int nspares;
 
 bool sd_l_lent_take_block(l_lent *lent) {
   lent->length = 0;
-  if (lent->block == NULL)
-    lent->block = nspares > 0 ? spares[--nspares] : malloc(SD_LOOP_SCRATCH);
+  if (lent->block == NULL) lent->block = nspares > 0 ? spares[--nspares] : malloc(SD_LOOP_SCRATCH);
   return lent->block != NULL;
 }
 
 void sd_l_lent_give_back(l_lent *lent) {
   if (lent->block == NULL) return;
-  if (nspares < SPARE_BLOCKS) spares[nspares++] = lent->block;
-  else free(lent->block);
+  if (nspares < SPARE_BLOCKS)
+    spares[nspares++] = lent->block;
+  else
+    free(lent->block);
   lent->block = NULL;
   lent->length = 0;
 }
 
 l_lent *sd_l_lent_new(lua_State *L) {
   l_lent *lent = lua_newuserdata(L, sizeof *lent);
-  *lent = (l_lent){0};
+  *lent = (l_lent){ 0 };
   luaL_getmetatable(L, LENT);
   lua_setmetatable(L, -2);
   return lent;
@@ -67,8 +68,10 @@ static int l_sub(lua_State *L) {
   size_t to = position(luaL_optinteger(L, 3, -1), lent->length);
   if (from < 1) from = 1;
   if (to > lent->length) to = lent->length;
-  if (from > to) lua_pushliteral(L, "");
-  else lua_pushlstring(L, lent->block + from - 1, to - from + 1);
+  if (from > to)
+    lua_pushliteral(L, "");
+  else
+    lua_pushlstring(L, lent->block + from - 1, to - from + 1);
   return 1;
 }
 
@@ -93,7 +96,7 @@ static int lent_gc(lua_State *L) {
 }
 
 void sd_l_lent_register(lua_State *L) {
-  static const luaL_Reg methods[] = {{"sub", l_sub}, {"find", l_find}, {NULL, NULL}};
+  static const luaL_Reg methods[] = { { "sub", l_sub }, { "find", l_find }, { NULL, NULL } };
   sd_class(L, LENT, methods, lent_gc);
   luaL_getmetatable(L, LENT);
   lua_pushcfunction(L, l_length);

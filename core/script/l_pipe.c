@@ -51,8 +51,7 @@ static int l_pipe(lua_State *L) {
   luaL_argcheck(L, a != b, 2, "a connection cannot be piped to itself");
   sd_task *task = sd_task_here(L, "conn:pipe");
   if (!is_free(a) || !is_free(b)) return sd_push_failure(L, SD_EBUSY);
-  if (a->conn.state != SD_CONN_OPEN || b->conn.state != SD_CONN_OPEN)
-    return sd_push_failure(L, SD_ECLOSED);
+  if (a->conn.state != SD_CONN_OPEN || b->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
   joined *j = calloc(1, sizeof *j);
   if (j == NULL) return sd_push_failure(L, -ENOMEM);
   sd_pipe_join(&j->pipe, &a->conn, &b->conn, on_over);

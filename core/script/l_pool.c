@@ -173,10 +173,14 @@ void sd_l_pool_conn_gone(l_conn *c) {
 }
 
 void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which) {
-  if (c->pool == NULL) lua_pushnil(L);
-  else if (which == 'p') lua_pushstring(L, c->pool->name);
-  else if (which == 'l') lua_pushinteger(L, c->pool->loop);
-  else lua_pushnumber(L, (lua_Number)c->task.generation);
+  if (c->pool == NULL)
+    lua_pushnil(L);
+  else if (which == 'p')
+    lua_pushstring(L, c->pool->name);
+  else if (which == 'l')
+    lua_pushinteger(L, c->pool->loop);
+  else
+    lua_pushnumber(L, (lua_Number)c->task.generation);
 }
 
 static int serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer) {
@@ -231,8 +235,8 @@ static void back_off(l_listener *l, int err) {
 /* What accept reports of a client who is gone already, or must not come in: the
  * next one may do better. Anything else will fail again at once. */
 static bool is_about_the_client(int err) {
-  static const int errors[] = {ECONNABORTED, ECONNRESET, EPROTO,      ENOPROTOOPT, EOPNOTSUPP, EPERM,
-                               ENETDOWN,     ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, ENONET, ETIMEDOUT};
+  static const int errors[] = { ECONNABORTED, ECONNRESET, EPROTO, ENOPROTOOPT, EOPNOTSUPP, EPERM, ENETDOWN, ENETUNREACH,
+    EHOSTDOWN, EHOSTUNREACH, ENONET, ETIMEDOUT };
   for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
     if (err == errors[i]) return true;
   return false;
@@ -241,8 +245,10 @@ static bool is_about_the_client(int err) {
 /* Whether it is worth asking again now. */
 static bool go_on_after(l_listener *l, int err) {
   if (is_about_the_client(err)) return true;
-  if (err == EAGAIN) l->ready = false;
-  else back_off(l, err);
+  if (err == EAGAIN)
+    l->ready = false;
+  else
+    back_off(l, err);
   return false;
 }
 
@@ -283,8 +289,7 @@ static bool step(l_listener *l) {
   if (pool->paused && !l->leaving) return false;
   if (sd_timer_armed(&l->rest)) return false;
   l_generation *g = current_generation(pool);
-  if (g != NULL && sd_scoreboard_reserve(sd_the_vm.scoreboard, pool->index) == 0)
-    return serve_one(l, g);
+  if (g != NULL && sd_scoreboard_reserve(sd_the_vm.scoreboard, pool->index) == 0) return serve_one(l, g);
   if (l->leaving || (g != NULL && pool->close_when_full)) return reject_one(l);
   return false;
 }
@@ -344,7 +349,7 @@ static int join_scoreboard(void) {
   if (sd_the_vm.scoreboard != NULL) return 0;
   sd_scoreboard *sb = sd_l_own_scoreboard();
   if (sb == NULL) return -EINVAL;
-  bell = (sd_source){.fd = sb->bell, .on_events = on_bell};
+  bell = (sd_source){ .fd = sb->bell, .on_events = on_bell };
   int err = sd_loop_watch(&sd_the_vm.loop, &bell, EPOLLIN);
   if (err) return err;
   sd_the_vm.scoreboard = sb;
@@ -358,8 +363,10 @@ static int join_scoreboard(void) {
 
 static size_t limit(lua_State *L, const char *key, size_t now) {
   lua_getfield(L, -1, key);
-  if (lua_isnumber(L, -1)) now = (size_t)lua_tonumber(L, -1);
-  else if (lua_isboolean(L, -1)) now = (size_t)1 << 31; /* off */
+  if (lua_isnumber(L, -1))
+    now = (size_t)lua_tonumber(L, -1);
+  else if (lua_isboolean(L, -1))
+    now = (size_t)1 << 31; /* off */
   lua_pop(L, 1);
   return now;
 }
@@ -420,14 +427,14 @@ static int l_pool_new(lua_State *L) {
   pool->index = index;
   pool->loop = loop;
   pool->on_drained = pool->on_event = pool->on_ended = LUA_NOREF;
-  pool->limits = (sd_conn_limits){.line = 8192,
-                                  .frame = 1 << 20,
-                                  .read_buffer = 65536,
-                                  .write_high = 65536,
-                                  .write_low = 16384,
-                                  .write_max = 1 << 20,
-                                  .idle = 60000,
-                                  .write = 30000};
+  pool->limits = (sd_conn_limits){ .line = 8192,
+    .frame = 1 << 20,
+    .read_buffer = 65536,
+    .write_high = 65536,
+    .write_low = 16384,
+    .write_max = 1 << 20,
+    .idle = 60000,
+    .write = 30000 };
   take_config(L, 1, pool);
   pool->next = pools;
   pools = pool;
@@ -470,8 +477,10 @@ static int l_forget(lua_State *L) {
   l_pool *pool = check_pool(L);
   l_generation *g = find_generation(pool, (uint64_t)luaL_checknumber(L, 2));
   if (g == NULL) return 0;
-  if (g->connections == 0) free_generation(pool, g);
-  else g->forgotten = true;
+  if (g->connections == 0)
+    free_generation(pool, g);
+  else
+    g->forgotten = true;
   return 0;
 }
 
@@ -495,7 +504,7 @@ static int l_accept(lua_State *L) {
   int id = (int)luaL_checkinteger(L, 3);
   l_listener *l = calloc(1, sizeof *l);
   if (l == NULL) return sd_push_failure(L, -ENOMEM);
-  l->source = (sd_source){.fd = fd, .on_events = on_pending};
+  l->source = (sd_source){ .fd = fd, .on_events = on_pending };
   l->again.run = on_again;
   l->rest.fire = on_rested;
   l->pool = pool;
@@ -641,14 +650,21 @@ static int l_pool_close(lua_State *L) {
 
 void sd_l_pool_register(lua_State *L) {
   static const luaL_Reg methods[] = {
-      {"generation", l_generation_add}, {"forget", l_forget},
-      {"try", l_try},                   {"pause", l_pause},
-      {"accept", l_accept},             {"unaccept", l_unaccept},
-      {"connections", l_connections},   {"counts", l_counts},
-      {"count", l_count},               {"configure", l_configure},
-      {"on_drained", l_on_drained},     {"on_event", l_on_event},
-      {"on_ended", l_on_ended},         {"close", l_pool_close},
-      {NULL, NULL},
+    { "generation", l_generation_add },
+    { "forget", l_forget },
+    { "try", l_try },
+    { "pause", l_pause },
+    { "accept", l_accept },
+    { "unaccept", l_unaccept },
+    { "connections", l_connections },
+    { "counts", l_counts },
+    { "count", l_count },
+    { "configure", l_configure },
+    { "on_drained", l_on_drained },
+    { "on_event", l_on_event },
+    { "on_ended", l_on_ended },
+    { "close", l_pool_close },
+    { NULL, NULL },
   };
   sd_class(L, POOL, methods, NULL);
   lua_pushcfunction(L, l_pool_new);

@@ -86,7 +86,7 @@ static int l_process(lua_State *L) {
   lua_settop(L, 1);
   const char *args[MOST_ARGS], *env[1024], *file, *cwd;
   uv_stdio_container_t stdio[MOST_FDS];
-  uv_process_options_t options = {.exit_cb = on_process_exit, .stdio = stdio};
+  uv_process_options_t options = { .exit_cb = on_process_exit, .stdio = stdio };
   string_list(L, 1, "args", args, MOST_ARGS);
   int nenv = string_list(L, 1, "env", env, 1024);
   options.stdio_count = child_fds(L, 1, stdio);
@@ -122,8 +122,7 @@ static int l_process_wait(lua_State *L) {
   sd_task *task = sd_task_here(L, "wait");
   if (p->over) return push_ending(L, p);
   if (p->waiter != NULL) return sd_push_failure(L, SD_EBUSY);
-  if (!lua_isnoneornil(L, 2))
-    sd_task_set_timeout(task, sd_check_ms(L, 2));
+  if (!lua_isnoneornil(L, 2)) sd_task_set_timeout(task, sd_check_ms(L, 2));
   p->waiter = task;
   return sd_task_wait(L, task, p, unwait_process);
 }
@@ -147,16 +146,15 @@ static int process_index(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg process_methods[] = {
-    {"wait", l_process_wait}, {"kill", l_process_kill}, {NULL, NULL}};
+static const luaL_Reg process_methods[] = { { "wait", l_process_wait }, { "kill", l_process_kill }, { NULL, NULL } };
 
 /* ---- signals ---- */
 
 static const struct {
   const char *name;
   int number;
-} signal_names[] = {{"TERM", SIGTERM}, {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"HUP", SIGHUP},
-                    {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"PIPE", SIGPIPE}, {"CHLD", SIGCHLD}};
+} signal_names[] = { { "TERM", SIGTERM }, { "INT", SIGINT }, { "QUIT", SIGQUIT }, { "HUP", SIGHUP },
+  { "USR1", SIGUSR1 }, { "USR2", SIGUSR2 }, { "PIPE", SIGPIPE }, { "CHLD", SIGCHLD } };
 
 enum { NAMES = sizeof signal_names / sizeof signal_names[0] };
 
@@ -225,11 +223,10 @@ static int l_signals_receive(lua_State *L) {
   return sd_task_wait(L, task, s, unwait_signals);
 }
 
-static const luaL_Reg signals_methods[] = {{"receive", l_signals_receive}, {NULL, NULL}};
+static const luaL_Reg signals_methods[] = { { "receive", l_signals_receive }, { NULL, NULL } };
 
 void sd_l_process_register(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"process", l_process}, {"signals", l_signals}, {NULL, NULL}};
+  static const luaL_Reg functions[] = { { "process", l_process }, { "signals", l_signals }, { NULL, NULL } };
   sd_class(L, PROCESS, process_methods, NULL);
   luaL_getmetatable(L, PROCESS);
   lua_getfield(L, -1, "__index");

@@ -121,8 +121,7 @@ static bool is_whole(const sd_frame *frame) {
 /* Cuts a frame from bytes that may or may not be in the buffer already. Where it
  * cannot, piece->total is what to give up. */
 static int cut(l_conn *c, lua_State *to, const char *bytes, size_t length, sd_frame_piece *piece) {
-  sd_frame_verdict verdict =
-      sd_frame_cut(&c->op.frame, bytes, length, c->op.max, &c->op.scanned, piece);
+  sd_frame_verdict verdict = sd_frame_cut(&c->op.frame, bytes, length, c->op.max, &c->op.scanned, piece);
   if (verdict == SD_FRAME_COMPLETE) {
     size_t from = is_whole(&c->op.frame) ? 0 : piece->payload;
     lua_pushlstring(to, bytes + from, piece->payload + piece->len - from);
@@ -145,8 +144,7 @@ static int try_frame_fresh(l_conn *c, lua_State *to) {
   sd_frame_piece piece;
   int done = cut(c, to, scratch, (size_t)n, &piece);
   size_t used = done > 0 ? piece.total : 0;
-  if (sd_buffer_append(&c->conn.in, scratch + used, (size_t)n - used) < 0)
-    return give_up(c, to, -ENOMEM, 0);
+  if (sd_buffer_append(&c->conn.in, scratch + used, (size_t)n - used) < 0) return give_up(c, to, -ENOMEM, 0);
   if (done < 0) return give_up(c, to, done, piece.total);
   return done;
 }
@@ -156,15 +154,14 @@ static int try_frame(l_conn *c, lua_State *to) {
   bool first = true;
   for (;;) {
     size_t held = sd_buffer_length(in);
-    if (held == 0 && first && c->op.scanned == 0 &&
-        !(c->op.frame.shape == SD_FRAME_EXACT && c->op.frame.exact == 0)) {
+    if (held == 0 && first && c->op.scanned == 0 && !(c->op.frame.shape == SD_FRAME_EXACT && c->op.frame.exact == 0)) {
       int done = try_frame_fresh(c, to);
       if (done != 0 || sd_buffer_length(in) == 0) return done;
       first = false;
       if (!c->conn.readable) return 0;
       continue;
     }
-    sd_frame_piece piece = {0};
+    sd_frame_piece piece = { 0 };
     int done = cut(c, to, held ? sd_buffer_bytes(in) : "", held, &piece);
     if (done > 0) sd_buffer_consume(in, piece.total);
     if (done < 0) return give_up(c, to, done, piece.total);
@@ -180,11 +177,16 @@ static int try_frame(l_conn *c, lua_State *to) {
 static int try_op(l_conn *c, lua_State *to) {
   if (c->conn.state != SD_CONN_OPEN) return give_up(c, to, SD_ECLOSED, 0);
   switch ((read_kind)c->op.kind) {
-    case READ_SOME: return try_some(c, to);
-    case READ_ALL: return try_all(c, to);
-    case READ_PEEK: return try_peek(c, to);
-    case READ_LENT: return try_lent(c, to);
-    case READ_FRAME: return try_frame(c, to);
+    case READ_SOME:
+      return try_some(c, to);
+    case READ_ALL:
+      return try_all(c, to);
+    case READ_PEEK:
+      return try_peek(c, to);
+    case READ_LENT:
+      return try_lent(c, to);
+    case READ_FRAME:
+      return try_frame(c, to);
   }
   return 0;
 }
@@ -265,8 +267,7 @@ void sd_l_read_on_deadline(sd_conn *conn) {
 }
 
 void sd_l_read_retime(l_conn *c) {
-  if (c->reader != NULL && !set_deadline(c))
-    sd_conn_set_read_deadline(&c->conn, sd_loop_now(c->conn.loop));
+  if (c->reader != NULL && !set_deadline(c)) sd_conn_set_read_deadline(&c->conn, sd_loop_now(c->conn.loop));
 }
 
 void sd_l_read_fail(l_conn *c, int err) {
@@ -289,10 +290,7 @@ bool sd_l_read_interrupt(l_conn *c) {
 /* ---- orders from Lua ---- */
 
 static read_op some(const l_conn *c) {
-  return (read_op){.kind = READ_SOME,
-                   .max = c->conn.limits->read_buffer,
-                   .timeout = -1,
-                   .interrupt = true};
+  return (read_op){ .kind = READ_SOME, .max = c->conn.limits->read_buffer, .timeout = -1, .interrupt = true };
 }
 
 static size_t field_size(lua_State *L, int index, const char *key, size_t otherwise) {
@@ -333,7 +331,7 @@ static int read_exactly(lua_State *L, l_conn *c) {
   double n = lua_tonumber(L, 2);
   luaL_argcheck(L, n >= 0, 2, "a count of bytes is not negative");
   size_t limit = c->conn.limits->frame;
-  read_op op = {.kind = READ_FRAME, .max = limit, .timeout = -1};
+  read_op op = { .kind = READ_FRAME, .max = limit, .timeout = -1 };
   op.frame = sd_frame_exact(n < 4e9 ? (size_t)n : (size_t)4e9);
   take_options(L, 3, &op);
   if (op.frame.exact > op.max) {
@@ -346,7 +344,7 @@ static int read_exactly(lua_State *L, l_conn *c) {
 static int read_format(lua_State *L, l_conn *c) {
   const char *format = lua_tostring(L, 2);
   if (*format == '*') format++; /* as LuaSocket and Lua 5.1 spell them */
-  read_op op = {.timeout = -1};
+  read_op op = { .timeout = -1 };
   if (*format == 'a') {
     op.kind = READ_ALL;
     op.max = c->conn.limits->frame;
@@ -376,7 +374,7 @@ static int l_read_until(lua_State *L) {
   size_t length;
   const char *needle = luaL_checklstring(L, 2, &length);
   luaL_argcheck(L, length > 0, 2, "the needle is empty");
-  read_op op = {.kind = READ_FRAME, .max = c->conn.limits->frame, .timeout = -1};
+  read_op op = { .kind = READ_FRAME, .max = c->conn.limits->frame, .timeout = -1 };
   bool inclusive = false;
   if (lua_istable(L, 3)) inclusive = field_true(L, 3, "inclusive");
   take_options(L, 3, &op);
@@ -393,8 +391,10 @@ static int l_read_until(lua_State *L) {
 static void check_kind(lua_State *L, int index, sd_frame *frame) {
   if (lua_type(L, index) == LUA_TSTRING) {
     if (sd_frame_named(frame, lua_tostring(L, index)) == 0) return;
-    luaL_error(L, "unknown frame kind '%s': l, L, u8, u16be, u16le, u24be, u32be, u32le, varint, "
-                  "netstring, or a table with length", lua_tostring(L, index));
+    luaL_error(L,
+      "unknown frame kind '%s': l, L, u8, u16be, u16le, u24be, u32be, u32le, varint, "
+      "netstring, or a table with length",
+      lua_tostring(L, index));
   }
   luaL_checktype(L, index, LUA_TTABLE);
   lua_getfield(L, index, "length");
@@ -407,13 +407,13 @@ static void check_kind(lua_State *L, int index, sd_frame *frame) {
   size_t header = sd_frame_named(&field, length) == 0 ? at + field.width : at;
   if (!lua_isnil(L, -2)) header = (size_t)luaL_checkinteger(L, -2);
   if (sd_frame_custom(frame, length, at, header, lua_toboolean(L, -1)) != 0)
-    luaL_error(L, "frame: a length of kind %s at byte %d does not fit a header of %d bytes",
-               length, (int)at, (int)header);
+    luaL_error(
+      L, "frame: a length of kind %s at byte %d does not fit a header of %d bytes", length, (int)at, (int)header);
   lua_pop(L, 4);
 }
 
 static read_op framed(lua_State *L, const l_conn *c, int index) {
-  read_op op = {.kind = READ_FRAME, .timeout = -1};
+  read_op op = { .kind = READ_FRAME, .timeout = -1 };
   check_kind(L, index, &op.frame);
   bool line = op.frame.shape == SD_FRAME_LINE || op.frame.shape == SD_FRAME_LINE_KEPT;
   op.max = line ? c->conn.limits->line : c->conn.limits->frame;
@@ -431,7 +431,7 @@ static int l_peek(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   lua_Integer n = luaL_checkinteger(L, 2);
   luaL_argcheck(L, n > 0, 2, "at least 1 byte");
-  read_op op = {.kind = READ_PEEK, .max = (size_t)n, .timeout = -1};
+  read_op op = { .kind = READ_PEEK, .max = (size_t)n, .timeout = -1 };
   if (lua_istable(L, 3)) op.timeout = sd_opt_ms(L, 3, "timeout");
   if ((size_t)n > c->conn.limits->frame) return sd_push_failure(L, SD_ELIMIT);
   return perform_as(L, c, &op, "conn:peek");
@@ -443,8 +443,7 @@ static int l_unread(lua_State *L) {
   const char *bytes = luaL_checklstring(L, 2, &length);
   if (c->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
   if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
-  if (sd_buffer_length(&c->conn.in) + length > c->conn.limits->frame + STEP)
-    return sd_push_failure(L, SD_ELIMIT);
+  if (sd_buffer_length(&c->conn.in) + length > c->conn.limits->frame + STEP) return sd_push_failure(L, SD_ELIMIT);
   int err = sd_buffer_prepend(&c->conn.in, bytes, length);
   if (err) return sd_push_failure(L, err);
   lua_pushboolean(L, 1);
@@ -507,7 +506,7 @@ static int l_chunks(lua_State *L) {
 
 static int l_lines(lua_State *L) {
   const l_conn *c = sd_l_conn_check(L, 1);
-  read_op op = {.kind = READ_FRAME, .max = c->conn.limits->line, .timeout = -1, .interrupt = true};
+  read_op op = { .kind = READ_FRAME, .max = c->conn.limits->line, .timeout = -1, .interrupt = true };
   sd_frame_named(&op.frame, "l");
   take_options(L, 2, &op);
   return push_iterator(L, &op);
@@ -532,17 +531,27 @@ static int l_buffers(lua_State *L) {
 
 static int l_stopped(lua_State *L) {
   const l_conn *c = sd_l_conn_check(L, 1);
-  if (c->stopped == 0) lua_pushnil(L);
-  else lua_pushstring(L, sd_error_word(c->stopped));
+  if (c->stopped == 0)
+    lua_pushnil(L);
+  else
+    lua_pushstring(L, sd_error_word(c->stopped));
   return 1;
 }
 
 void sd_l_read_register(lua_State *L) {
   static const luaL_Reg methods[] = {
-      {"read", l_read},       {"read_until", l_read_until}, {"read_frame", l_read_frame},
-      {"peek", l_peek},       {"unread", l_unread},         {"_read_message", l_read_message},
-      {"chunks", l_chunks},   {"lines", l_lines},           {"frames", l_frames},
-      {"buffers", l_buffers}, {"stopped", l_stopped},       {NULL, NULL},
+    { "read", l_read },
+    { "read_until", l_read_until },
+    { "read_frame", l_read_frame },
+    { "peek", l_peek },
+    { "unread", l_unread },
+    { "_read_message", l_read_message },
+    { "chunks", l_chunks },
+    { "lines", l_lines },
+    { "frames", l_frames },
+    { "buffers", l_buffers },
+    { "stopped", l_stopped },
+    { NULL, NULL },
   };
   luaL_register(L, NULL, methods);
   luaL_newmetatable(L, "sockdrawer.order");

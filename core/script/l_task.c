@@ -61,15 +61,18 @@ static int l_detach(lua_State *L) {
 }
 
 static int l_status(lua_State *L) {
-  static const char *const names[] = {"ready", "running", "waiting", "done"};
+  static const char *const names[] = { "ready", "running", "waiting", "done" };
   sd_task *task = check_handle(L)->task;
   lua_pushstring(L, names[task == NULL ? SD_TASK_DONE : task->state]);
   return 1;
 }
 
 static const luaL_Reg handle_methods[] = {
-    {"wake", l_wake},     {"cancel", l_cancel}, {"detach", l_detach},
-    {"status", l_status}, {NULL, NULL},
+  { "wake", l_wake },
+  { "cancel", l_cancel },
+  { "detach", l_detach },
+  { "status", l_status },
+  { NULL, NULL },
 };
 
 /* handle.id, else a method. */
@@ -120,8 +123,10 @@ static int l_stop(lua_State *L) {
 }
 
 static int l_current(lua_State *L) {
-  if (sd_the_vm.current == NULL) lua_pushnil(L);
-  else sd_task_push_handle(L, sd_the_vm.current);
+  if (sd_the_vm.current == NULL)
+    lua_pushnil(L);
+  else
+    sd_task_push_handle(L, sd_the_vm.current);
   return 1;
 }
 
@@ -179,10 +184,10 @@ static int l_owner_interrupt(lua_State *L) {
 }
 
 static const luaL_Reg owner_methods[] = {
-    {"run", l_owner_run},
-    {"cancel", l_owner_cancel},
-    {"interrupt", l_owner_interrupt},
-    {NULL, NULL},
+  { "run", l_owner_run },
+  { "cancel", l_owner_cancel },
+  { "interrupt", l_owner_interrupt },
+  { NULL, NULL },
 };
 
 /* ---- settings ---- */
@@ -195,16 +200,15 @@ static int l_on_task_error(lua_State *L) {
 static int l_loading(lua_State *L) {
   bool before = sd_the_vm.loading;
   sd_the_vm.loading = lua_toboolean(L, 1);
-  if (sd_the_vm.scoreboard != NULL)
-    sd_scoreboard_loading(sd_the_vm.scoreboard, sd_the_vm.loading);
+  if (sd_the_vm.scoreboard != NULL) sd_scoreboard_loading(sd_the_vm.scoreboard, sd_the_vm.loading);
   lua_pushboolean(L, before);
   return 1;
 }
 
 /* identify(loop, incarnation): ids of tasks and connections begin with these. */
 static int l_identify(lua_State *L) {
-  snprintf(sd_the_vm.id_prefix, sizeof sd_the_vm.id_prefix, "%d.%d.",
-           (int)luaL_checkinteger(L, 1), (int)luaL_checkinteger(L, 2));
+  snprintf(sd_the_vm.id_prefix, sizeof sd_the_vm.id_prefix, "%d.%d.", (int)luaL_checkinteger(L, 1),
+    (int)luaL_checkinteger(L, 2));
   return 0;
 }
 
@@ -222,13 +226,21 @@ static int l_new_epoch(lua_State *L) {
 }
 
 static const luaL_Reg functions[] = {
-    {"new_epoch", l_new_epoch},
-    {"connection", l_connection},
-    {"run", l_run},       {"stop", l_stop},         {"spawn", l_spawn},
-    {"park", l_park},     {"sleep", l_sleep},       {"current", l_current},
-    {"now", l_now},       {"time", l_time},         {"owner", l_owner},
-    {"loading", l_loading}, {"identify", l_identify}, {"on_task_error", l_on_task_error},
-    {NULL, NULL},
+  { "new_epoch", l_new_epoch },
+  { "connection", l_connection },
+  { "run", l_run },
+  { "stop", l_stop },
+  { "spawn", l_spawn },
+  { "park", l_park },
+  { "sleep", l_sleep },
+  { "current", l_current },
+  { "now", l_now },
+  { "time", l_time },
+  { "owner", l_owner },
+  { "loading", l_loading },
+  { "identify", l_identify },
+  { "on_task_error", l_on_task_error },
+  { NULL, NULL },
 };
 
 static int handle_gc(lua_State *L) {

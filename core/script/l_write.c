@@ -57,8 +57,11 @@ static size_t check_value(lua_State *L, int index, int depth) {
   size_t length;
   switch (lua_type(L, index)) {
     case LUA_TSTRING:
-    case LUA_TNUMBER: lua_tolstring(L, index, &length); return length;
-    case LUA_TTABLE: return check_table(L, index, depth);
+    case LUA_TNUMBER:
+      lua_tolstring(L, index, &length);
+      return length;
+    case LUA_TTABLE:
+      return check_table(L, index, depth);
     case LUA_TUSERDATA: {
       const l_lent *lent = sd_l_lent_test(L, index);
       if (lent != NULL) return lent->length;
@@ -68,8 +71,7 @@ static size_t check_value(lua_State *L, int index, int depth) {
       return lua_objlen(L, index);
     }
   }
-  luaL_error(L, "write: a string, number, buffer or a table of them expected, got %s",
-             luaL_typename(L, index));
+  luaL_error(L, "write: a string, number, buffer or a table of them expected, got %s", luaL_typename(L, index));
   return 0;
 }
 
@@ -81,8 +83,8 @@ static size_t check_values(lua_State *L, int first, int last, int depth) {
 
 /* cdata, length → a string in its place: only Lua's ffi knows cdata. */
 static void replace_cdata(lua_State *L, int index) {
-  luaL_argcheck(L, lua_isnumber(L, index + 1) && lua_tonumber(L, index + 1) >= 0, index,
-                "cdata needs its length behind it");
+  luaL_argcheck(
+    L, lua_isnumber(L, index + 1) && lua_tonumber(L, index + 1) >= 0, index, "cdata needs its length behind it");
   lua_getfield(L, LUA_REGISTRYINDEX, "sockdrawer.ffi.string");
   if (lua_isnil(L, -1)) {
     lua_pop(L, 1);
@@ -180,9 +182,12 @@ static int keep(lua_State *L, int index, int list, int n) {
     return n;
   }
   const l_lent *lent = sd_l_lent_test(L, index);
-  if (lent != NULL) lua_pushlstring(L, lent->block, lent->length);
-  else if (lua_isuserdata(L, index)) push_buffer_bytes(L, index);
-  else lua_pushvalue(L, index);
+  if (lent != NULL)
+    lua_pushlstring(L, lent->block, lent->length);
+  else if (lua_isuserdata(L, index))
+    push_buffer_bytes(L, index);
+  else
+    lua_pushvalue(L, index);
   lua_rawseti(L, list, n + 1);
   return n + 1;
 }
@@ -201,8 +206,10 @@ static void set_deadline(const l_conn *c, const write_waiter *w) {
   sd_loop *loop = c->conn.loop;
   uint64_t deadline = c->conn.deadline, now = sd_loop_now(loop);
   if (w->kind == WAIT_FOR_OTHERS) return;
-  if (deadline == 0) sd_timers_disarm(&loop->timers, &w->task->timer);
-  else sd_task_set_timeout(w->task, deadline > now ? deadline - now : 0);
+  if (deadline == 0)
+    sd_timers_disarm(&loop->timers, &w->task->timer);
+  else
+    sd_task_set_timeout(w->task, deadline > now ? deadline - now : 0);
 }
 
 void sd_l_write_retime(l_conn *c) {
@@ -228,8 +235,10 @@ static void wake(l_conn *c, write_waiter *w, int err) {
   sd_task *task = w->task;
   forget_waiter(c, w);
   int n = 1;
-  if (err) n = sd_push_failure(task->co, err);
-  else lua_pushboolean(task->co, 1);
+  if (err)
+    n = sd_push_failure(task->co, err);
+  else
+    lua_pushboolean(task->co, 1);
   sd_task_wake(task, n);
 }
 
@@ -257,8 +266,7 @@ void sd_l_write_on_drained(sd_conn *conn) {
     wake(c, w, err);
   }
   want_drained(c);
-  if (conn->state == SD_CONN_OPEN && sd_conn_queued(conn) > 0 && conn->writable && !conn->dirty)
-    sd_conn_flush(conn);
+  if (conn->state == SD_CONN_OPEN && sd_conn_queued(conn) > 0 && conn->writable && !conn->dirty) sd_conn_flush(conn);
 }
 
 void sd_l_write_fail_all(l_conn *c, int err) {
@@ -279,8 +287,7 @@ static int write_arguments(lua_State *L, l_conn *c) {
   if (c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
   int err = failure_of(c);
   if (err) return sd_push_failure(L, err);
-  if (c->writers != NULL || sd_conn_queued(&c->conn) > c->conn.limits->write_high)
-    return wait_as(L, c, WAIT_TO_WRITE);
+  if (c->writers != NULL || sd_conn_queued(&c->conn) > c->conn.limits->write_high) return wait_as(L, c, WAIT_TO_WRITE);
   return written(L, c, put_all(L, c, 2, lua_gettop(L)));
 }
 
@@ -310,8 +317,7 @@ static int l_write_frame(lua_State *L) {
   lua_settop(L, 3);
   if (lua_istable(L, 2)) return luaL_argerror(L, 2, "a frame kind by name expected");
   const char *kind = luaL_checkstring(L, 2);
-  if (sd_frame_named(&frame, kind) != 0)
-    return luaL_error(L, "write_frame: unknown frame kind '%s'", kind);
+  if (sd_frame_named(&frame, kind) != 0) return luaL_error(L, "write_frame: unknown frame kind '%s'", kind);
   luaL_checklstring(L, 3, &length);
   char head[SD_FRAME_HEADER_MAX];
   int n = sd_frame_header(&frame, length, head);
@@ -347,11 +353,8 @@ static void learn_buffer_class(lua_State *L) {
 }
 
 void sd_l_write_register(lua_State *L) {
-  static const luaL_Reg methods[] = {{"write", l_write},
-                                     {"try_write", l_try_write},
-                                     {"write_frame", l_write_frame},
-                                     {"flush", l_flush},
-                                     {NULL, NULL}};
+  static const luaL_Reg methods[] = { { "write", l_write }, { "try_write", l_try_write },
+    { "write_frame", l_write_frame }, { "flush", l_flush }, { NULL, NULL } };
   luaL_register(L, NULL, methods);
   learn_buffer_class(L);
 }

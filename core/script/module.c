@@ -38,8 +38,7 @@ static int l_error_text(lua_State *L) {
 __attribute__((visibility("default"))) int luaopen_sockdrawer_core(lua_State *L);
 
 int luaopen_sockdrawer_core(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"versions", l_versions}, {"error_text", l_error_text}, {NULL, NULL}};
+  static const luaL_Reg functions[] = { { "versions", l_versions }, { "error_text", l_error_text }, { NULL, NULL } };
   int main_state = lua_pushthread(L);
   lua_pop(L, 1);
   if (!main_state) return luaL_error(L, "sockdrawer.core must be loaded outside coroutines");

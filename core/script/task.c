@@ -125,9 +125,14 @@ static void fail_with_value(sd_task *task) {
 void sd_task_drop(sd_task *task) {
   sd_task_state state = task == sd_the_vm.current ? SD_TASK_RUNNING : task->state;
   switch (state) {
-    case SD_TASK_RUNNING: task->doomed = true; return;
-    case SD_TASK_DONE: return;
-    case SD_TASK_READY: dequeue(task); break;
+    case SD_TASK_RUNNING:
+      task->doomed = true;
+      return;
+    case SD_TASK_DONE:
+      return;
+    case SD_TASK_READY:
+      dequeue(task);
+      break;
     case SD_TASK_WAITING:
       if (task->unwait != NULL) task->unwait(task);
       break;
@@ -171,8 +176,10 @@ static void settle_yield(sd_task *task) {
 
 static void settle_end(sd_task *task, int status) {
   forget_wait(task);
-  if (status == 0) end(task, SD_TASK_ENDED, NULL);
-  else fail_with_value(task);
+  if (status == 0)
+    end(task, SD_TASK_ENDED, NULL);
+  else
+    fail_with_value(task);
 }
 
 static void run(sd_task *task, int nargs) {
@@ -182,8 +189,10 @@ static void run(sd_task *task, int nargs) {
   enter_lua(task);
   int status = lua_resume(task->co, nargs);
   leave_lua();
-  if (status == LUA_YIELD) settle_yield(task);
-  else settle_end(task, status);
+  if (status == LUA_YIELD)
+    settle_yield(task);
+  else
+    settle_end(task, status);
   if (sd_the_vm.loop.dirty != NULL) sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 
@@ -236,12 +245,11 @@ static void cancel_owned(sd_owned *owned) {
 
 static void interrupt_owned(sd_owned *owned) {
   sd_task *task = (sd_task *)owned;
-  if (task->sleeping && task->state == SD_TASK_WAITING)
-    sd_task_wake(task, sd_push_failure(task->co, SD_ESHUTDOWN));
+  if (task->sleeping && task->state == SD_TASK_WAITING) sd_task_wake(task, sd_push_failure(task->co, SD_ESHUTDOWN));
   sd_owner_interrupt(&task->children);
 }
 
-static const sd_owned_kind task_kind = {.cancel = cancel_owned, .interrupt = interrupt_owned};
+static const sd_owned_kind task_kind = { .cancel = cancel_owned, .interrupt = interrupt_owned };
 
 static void on_timeout(sd_timer *timer) {
   sd_task *task = (sd_task *)((char *)timer - offsetof(sd_task, timer));
@@ -316,8 +324,10 @@ void sd_task_push_mark(lua_State *L) {
 }
 
 void sd_task_push_connection(lua_State *L, const sd_task *task) {
-  if (task == NULL || task->conn == NULL) lua_pushnil(L);
-  else sd_vm_push_anchored(L, task->conn);
+  if (task == NULL || task->conn == NULL)
+    lua_pushnil(L);
+  else
+    sd_vm_push_anchored(L, task->conn);
 }
 
 /* Who reports failures has failed: told on the plain way, and not to itself again. */

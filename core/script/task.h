@@ -34,12 +34,7 @@ void sd_disown(sd_owned *owned);
 void sd_owner_cancel(sd_owner *owner);
 void sd_owner_interrupt(sd_owner *owner);
 
-typedef enum {
-  SD_TASK_READY,
-  SD_TASK_RUNNING,
-  SD_TASK_WAITING,
-  SD_TASK_DONE
-} sd_task_state;
+typedef enum { SD_TASK_READY, SD_TASK_RUNNING, SD_TASK_WAITING, SD_TASK_DONE } sd_task_state;
 
 typedef enum { SD_TASK_ENDED, SD_TASK_FAILED, SD_TASK_DROPPED } sd_task_end;
 
@@ -55,15 +50,15 @@ struct sd_task {
   sd_timer timer;
   struct sd_task_handle *handle;
   uint64_t serial;
-  uint64_t generation; /* of the connection it serves, for the heartbeat */
+  uint64_t generation;                 /* of the connection it serves, for the heartbeat */
   const struct sd_conn_limits *limits; /* of its pool; NULL: none */
-  const void *conn;    /* anchor of the connection it works for, or NULL: it may be gone */
-  uint32_t pool;       /* SD_SCOREBOARD_NO_POOL: none */
-  unsigned epoch;      /* when it started */
-  uint16_t pending;    /* values on co for the resume to come */
+  const void *conn;                    /* anchor of the connection it works for, or NULL: it may be gone */
+  uint32_t pool;                       /* SD_SCOREBOARD_NO_POOL: none */
+  unsigned epoch;                      /* when it started */
+  uint16_t pending;                    /* values on co for the resume to come */
   uint8_t state;
-  bool doomed;         /* to be dropped at its next wait */
-  bool sleeping;       /* waits in a sleep, which draining interrupts */
+  bool doomed;   /* to be dropped at its next wait */
+  bool sleeping; /* waits in a sleep, which draining interrupts */
 };
 
 /* A coroutine, spare or new, anchored. Put function and arguments on it. */

@@ -21,13 +21,13 @@ typedef struct {
   lua_State *L; /* the main state: only the loop and luv's callbacks run on it */
   sd_loop loop;
   bool running;
-  int status;                /* what core.run returns */
-  sd_task *current;          /* the task in Lua right now */
+  int status;       /* what core.run returns */
+  sd_task *current; /* the task in Lua right now */
   sd_task *ready, **ready_tail;
   unsigned nready;
-  bool loading;              /* a module body runs: nothing may wait */
+  bool loading; /* a module body runs: nothing may wait */
   sd_ref on_task_error;
-  sd_ref anchors;            /* table: light userdata → the object it names */
+  sd_ref anchors;                  /* table: light userdata → the object it names */
   lua_State *spares[SD_VM_SPARES]; /* coroutines that ended well */
   int nspares;
   unsigned epoch;            /* of spares: see sd_task_new_epoch */

@@ -24,8 +24,10 @@ static void fill(char *bytes, size_t length) {
 
 static void check(const sd_buffer *b, const model *m) {
   assert_int_equal(sd_buffer_length(b), m->length);
-  if (m->length > 0) assert_memory_equal(sd_buffer_bytes(b), m->bytes, m->length);
-  else assert_null(b->data);
+  if (m->length > 0)
+    assert_memory_equal(sd_buffer_bytes(b), m->bytes, m->length);
+  else
+    assert_null(b->data);
 }
 
 static void append(sd_buffer *b, model *m) {

@@ -154,7 +154,8 @@ static void runs_deferred_work_once_a_turn_in_order(void **state) {
   turn();
   turn();
   turn();
-  assert_string_equal(order, "12" "11");
+  assert_string_equal(order, "12"
+                             "11");
   sd_loop_undefer(loop, &first);
   sd_loop_undefer(loop, &first);
   turn();
