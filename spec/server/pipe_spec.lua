@@ -159,7 +159,9 @@ describe("a pipe", function()
   end)
 
   it("ends with its task", function()
-    local front, back = piped [[ sd.after(0.05, function() error "no harm" end) sd.after(0.1, function() conn:_cut "cut" end) ]]
+    local front, back = piped [[
+      sd.spawn(function() error "no harm" end)
+      sd.after(0.05, function() conn:_cut "cut" end) ]]
     client.expect_closed(back)
     client.close_all { front, back }
   end)
