@@ -32,8 +32,10 @@ sanitize: install-test
 bench: all
 	@luajit bench/run.lua $(ARGS)
 
-# What users can write and type, from the tables that check it.
+# What users can write and type, for people and for editors, from the tables that check it.
 reference:
+	@luajit scripts/write-types.lua options >types/library/sockdrawer/options.lua
+	@luajit scripts/write-types.lua control >types/library/sockdrawer/control.lua
 	@luajit scripts/write-reference.lua >docs/reference.md
 
 install-run install-test install-check:

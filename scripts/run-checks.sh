@@ -25,7 +25,7 @@ tidy() {
   printf '%s\n' $sources | xargs -P "$(nproc)" -n 1 clang-tidy --quiet -p build/clang
 }
 
-lua_check() { luacheck --no-color --codes --quiet lua handlers demo bench spec bin/sockdrawer; }
+lua_check() { luacheck --no-color --codes --quiet lua handlers demo bench scripts spec bin/sockdrawer; }
 
 check "gcc, no warnings" compiles gcc build
 check "clang, no warnings" compiles clang build/clang

@@ -1,0 +1,114 @@
+-- Prints one of the files of types/ that are made from the tables that the program checks against: `make reference`.
+--
+--   luajit scripts/write-types.lua options|control
+package.path = "./lua/?.lua;./lua/?/init.lua;" .. package.path
+local check = require "sockdrawer.options.check"
+local rows = require "sockdrawer.options.rows"
+local verbs = require "sockdrawer.verbs"
+
+local function say(format, ...) io.write(select("#", ...) > 0 and format:format(...) or format, "\n") end
+
+local function choices(words)
+  local list = {}
+  for i, word in ipairs(words) do list[i] = ("%q"):format(word) end
+  return table.concat(list, "|")
+end
+
+-- How values are written, by the type of their row.
+local KINDS = {
+  count = "integer", seconds = "number", whole_seconds = "integer", size = "integer|string", boolean = "boolean",
+  keepalive = "boolean|integer", text = "string", mode = "string", user = "string", addresses = "string|string[]",
+  plain = "table", handler = "string|sockdrawer.Handler", when_full = '"backlog"|"close"',
+}
+
+local function kind_of(row, class)
+  local kind = row.rows and class .. "." .. row[1] or row.of and choices(row.of) or assert(KINDS[row[2]], row[2])
+  if row.off then kind = kind .. '|false|"infinity"' end
+  if not row.shorthand then return kind end
+  for _, inner in ipairs(row.rows) do
+    if inner[1] == row.shorthand then return kind .. "|" .. kind_of(inner) end
+  end
+end
+
+local function help_of(row)
+  local default = row[3]
+  local text = row.help
+  if row.unit then text = ("%s (%s)"):format(text, row.unit) end
+  if row.inherits then return text .. "; default: the server's" end
+  if row.rows or default == nil or type(default) == "function" then return text end
+  return ("%s; default: %s"):format(text, default == false and row.off and "off" or check.show(default))
+end
+
+local function write_class(class, list, parent)
+  for _, row in ipairs(list) do
+    if row.rows then write_class(class .. "." .. row[1], row.rows) end
+  end
+  say("---@class %s%s", class, parent and ": " .. parent or "")
+  for _, row in ipairs(list) do
+    if not row.later then say("---@field %s? %s %s", row[1], kind_of(row, class), help_of(row)) end
+  end
+  say ""
+end
+
+local function without(list, name)
+  local rest = {}
+  for _, row in ipairs(list) do
+    if row[1] ~= name then rest[#rest + 1] = row end
+  end
+  return rest
+end
+
+local MADE = [[
+---@meta _
+
+-- Made by `make reference` from the tables that the program itself checks against; do not edit it.
+]]
+
+local function write_options()
+  say(MADE)
+  write_class("sockdrawer.ServerOptions", rows.server)
+  write_class("sockdrawer.PoolSettings", without(rows.pool, "handler"))
+  say "---@class sockdrawer.PoolOptions: sockdrawer.PoolSettings"
+  say "---@field listen string|string[] where connections come from"
+  say("---@field handler %s what serves a connection: the name of a module, or it itself", KINDS.handler)
+end
+
+local PARAMETERS = {
+  text = "string", pools = "string|string[]", seconds = "number", deadline = 'number|false|"infinity"',
+  count = "integer", flag = "boolean", network = "string", texts = "string|string[]",
+}
+
+local function write_parameters(class, row)
+  say("---@class %s", class)
+  for _, list in ipairs { row.args, row.options } do
+    for _, item in ipairs(list) do
+      local optional = (list == row.options or item.optional) and "?" or ""
+      local kind = item.choices and choices(item.choices) or PARAMETERS[item.type]
+      say("---@field %s%s %s %s", item.name, optional, kind, item.help)
+    end
+  end
+  say ""
+end
+
+local function write_verb(row)
+  local takes = #row.args + #row.options > 0
+  local class = "sockdrawer.Control." .. row.name
+  if takes then write_parameters(class, row) end
+  local needed = row.args[1] and not row.args[1].optional
+  say("--- %s%s.", row.help:sub(1, 1):upper(), row.help:sub(2))
+  if takes then say("---@param params%s %s", needed and "" or "?", class) end
+  say "---@return table? result\n---@return string? err\n---@return table? data"
+  say("function control.%s(%s) end\n", row.name, takes and "params" or "")
+end
+
+local function write_control()
+  say(MADE)
+  say "--- The verbs that operate the instance, with the results of the command line's `--json`."
+  say "---@class sockdrawer.Control\nlocal control = {}\n"
+  for _, row in ipairs(verbs.rows) do
+    if not row.stage then write_verb(row) end
+  end
+end
+
+local files = { options = write_options, control = write_control }
+files[arg[1]]()

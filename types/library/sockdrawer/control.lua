@@ -1,0 +1,167 @@
+---@meta _
+
+-- Made by `make reference` from the tables that the program itself checks against; do not edit it.
+
+--- The verbs that operate the instance, with the results of the command line's `--json`.
+---@class sockdrawer.Control
+local control = {}
+
+--- How the instance, its loops and its pools are.
+---@return table? result
+---@return string? err
+---@return table? data
+function control.status() end
+
+--- Everything that is supervised.
+---@return table? result
+---@return string? err
+---@return table? data
+function control.tree() end
+
+---@class sockdrawer.Control.info
+---@field pool string the pool
+
+--- Everything about one pool.
+---@param params sockdrawer.Control.info
+---@return table? result
+---@return string? err
+---@return table? data
+function control.info(params) end
+
+---@class sockdrawer.Control.get
+---@field pool? string one pool only
+---@field key? string one option, dotted: timeouts.idle
+
+--- Options as they are in force, of the server or of a pool.
+---@param params? sockdrawer.Control.get
+---@return table? result
+---@return string? err
+---@return table? data
+function control.get(params) end
+
+---@class sockdrawer.Control.conns
+---@field pool? string one pool only
+---@field generation? integer only those of this generation
+---@field loop? integer only those of this loop
+---@field peer? string only peers in this network
+---@field idle_over? number only those idle for longer
+---@field sort? "id"|"pool"|"generation"|"loop"|"peer"|"local"|"age"|"idle"|"bytes_in"|"bytes_out"|"state" order by this column
+---@field limit? integer no more rows than this
+---@field after? string go on after this connection's id
+
+--- Open connections.
+---@param params? sockdrawer.Control.conns
+---@return table? result
+---@return string? err
+---@return table? data
+function control.conns(params) end
+
+---@class sockdrawer.Control.gens
+---@field pool string the pool
+
+--- The generations of a pool.
+---@param params sockdrawer.Control.gens
+---@return table? result
+---@return string? err
+---@return table? data
+function control.gens(params) end
+
+---@class sockdrawer.Control.swap
+---@field pool string|string[] the pool; several, a,b, change together or not at all
+---@field module? string another handler module
+---@field mode? "new"|"drain" new: open connections stay on their code; drain: they are asked to end
+---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Put new code into service: the pool's module read anew, or another one.
+---@param params sockdrawer.Control.swap
+---@return table? result
+---@return string? err
+---@return table? data
+function control.swap(params) end
+
+---@class sockdrawer.Control.rollback
+---@field pool string|string[] the pool; several, a,b, change together or not at all
+---@field mode? "new"|"drain" new: open connections stay on their code; drain: they are asked to end
+---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Go back to the code that was in service before.
+---@param params sockdrawer.Control.rollback
+---@return table? result
+---@return string? err
+---@return table? data
+function control.rollback(params) end
+
+---@class sockdrawer.Control.reload
+---@field wait? number queue so long behind another change instead of answering busy
+---@field dry_run? boolean only say what would change
+---@field reset? boolean drop what was changed at run time
+
+--- Evaluate the script again and apply the whole difference, or nothing.
+---@param params? sockdrawer.Control.reload
+---@return table? result
+---@return string? err
+---@return table? data
+function control.reload(params) end
+
+---@class sockdrawer.Control.diff
+---@field pool? string one pool only
+
+--- The script on disk against what is running.
+---@param params? sockdrawer.Control.diff
+---@return table? result
+---@return string? err
+---@return table? data
+function control.diff(params) end
+
+---@class sockdrawer.Control.drain
+---@field pool string the pool
+---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Stop a pool: no new connections, the open ones are asked to end.
+---@param params sockdrawer.Control.drain
+---@return table? result
+---@return string? err
+---@return table? data
+function control.drain(params) end
+
+---@class sockdrawer.Control.close
+---@field ids? string|string[] ids of connections
+---@field pool? string those of this pool
+---@field generation? integer only those of this generation
+---@field loop? integer only those of this loop
+---@field peer? string only peers in this network
+---@field idle_over? number only those idle for longer
+---@field reset? boolean with a reset, dropping what is still queued
+
+--- Close connections, by id or by what they have in common.
+---@param params? sockdrawer.Control.close
+---@return table? result
+---@return string? err
+---@return table? data
+function control.close(params) end
+
+---@class sockdrawer.Control.log
+---@field level "debug"|"info"|"warn"|"warning"|"error"|"off" the least serious lines to write
+---@field pool? string one pool only
+
+--- Change the log level, of everything or of one pool.
+---@param params sockdrawer.Control.log
+---@return table? result
+---@return string? err
+---@return table? data
+function control.log(params) end
+
+---@class sockdrawer.Control.stop
+---@field now? boolean cut everything at once
+---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
+
+--- Drain everything and end the instance.
+---@param params? sockdrawer.Control.stop
+---@return table? result
+---@return string? err
+---@return table? data
+function control.stop(params) end
+

@@ -1,0 +1,24 @@
+---@meta _
+
+--- What serves a connection: a function, which runs from the first byte to the last, or a table of callbacks.
+---@alias sockdrawer.Handler sockdrawer.HandlerFunction|sockdrawer.Callbacks
+
+---@alias sockdrawer.HandlerFunction fun(conn: sockdrawer.Conn, args: table)
+
+--- What a callback returns, or nothing: `"continue"` [, state [, timeout]], `"close"`, state, `"error"`, reason, state,
+--- or `"switch"`, module, state. Without a state it is kept. A timeout in seconds holds once, `{ idle = s }` from now
+--- on.
+---@alias sockdrawer.Result "continue"|"close"|"error"|"switch"|nil
+
+---@class sockdrawer.Callbacks
+---@field version? number|string of the state that it keeps
+---@field default_listen? string where to listen when nobody says
+---@field frames? sockdrawer.FrameName|sockdrawer.FrameTable handle_data gets whole messages of this kind
+---@field half_open? boolean the end of what the peer sends is handle_eof, and not the end
+---@field handle_connection? fun(conn: sockdrawer.Conn, args: table): sockdrawer.Result, ... first
+---@field handle_data? fun(conn: sockdrawer.Conn, data: string, state: any): sockdrawer.Result, ... bytes, or a message
+---@field handle_timeout? fun(conn: sockdrawer.Conn, state: any): sockdrawer.Result, ... idle; without it, it ends
+---@field handle_shutdown? fun(conn: sockdrawer.Conn, state: any): sockdrawer.Result, ... once, as draining begins
+---@field handle_error? fun(conn: sockdrawer.Conn, reason: string, state: any) something failed
+---@field handle_eof? fun(conn: sockdrawer.Conn, state: any): sockdrawer.Result, ... nothing more comes; see half_open
+---@field handle_close? fun(conn: sockdrawer.Conn, state: any, reason: sockdrawer.EndReason) always last

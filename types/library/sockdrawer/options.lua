@@ -1,0 +1,102 @@
+---@meta _
+
+-- Made by `make reference` from the tables that the program itself checks against; do not edit it.
+
+---@class sockdrawer.ServerOptions.control
+---@field path? string the control socket, relative to the script's folder
+---@field group? string a group whose members may operate the instance too
+---@field mode? string permissions of the socket
+
+---@class sockdrawer.ServerOptions.log
+---@field level? "debug"|"info"|"warn"|"warning"|"error"|"off" the least level that is written; default: "info"
+---@field format? "text"|"json" how a line is written; default: "text"
+---@field connections? boolean one line per ended connection; default: false
+
+---@class sockdrawer.ServerOptions.drain
+---@field delay? number not ready any longer, but accepting (s); default: 0
+---@field deadline? number|false|"infinity" what remains is cut after so long (s); default: 20
+
+---@class sockdrawer.ServerOptions.restart
+---@field max? integer|false|"infinity" so many failed starts end it; default: 5
+---@field within? number counted over so long (s); default: 10
+
+---@class sockdrawer.ServerOptions
+---@field name? string the instance's name; default: the script's base name
+---@field loops? integer worker processes; default: one per usable CPU; 0: serve in this one
+---@field control? sockdrawer.ServerOptions.control|string where and how it is operated
+---@field log? sockdrawer.ServerOptions.log what is written to stderr
+---@field user? string workers and loader drop to it
+---@field drain? sockdrawer.ServerOptions.drain|number|false|"infinity" how stopping goes
+---@field restart? sockdrawer.ServerOptions.restart for workers that die before they ever ran
+---@field on_failure? "stop"|"isolate" what a pool past its restart limit ends; default: "stop"
+---@field stall? number|false|"infinity" a handler that holds its loop so long is logged (s); default: 1
+---@field stall_kill? number|false|"infinity" and then costs its worker (s); default: 10
+---@field load_timeout? number|false|"infinity" for every evaluation of script or module (s); default: 5
+---@field eval? boolean allows eval and repl; default: false
+
+---@class sockdrawer.PoolSettings.timeouts
+---@field handshake? number|false|"infinity" a TLS handshake (s); default: 5
+---@field idle? number|false|"infinity" waiting for the peer (s); default: 60
+---@field write? number|false|"infinity" writing without progress (s); default: 30
+---@field lifetime? number|false|"infinity" a connection in all (s); default: off
+---@field header? number|false|"infinity" a PROXY header (s); default: 5
+
+---@class sockdrawer.PoolSettings.limits
+---@field line? integer|string|false|"infinity" a line (bytes); default: 8192
+---@field frame? integer|string|false|"infinity" a frame, read(n) and read("a") (bytes); default: 1048576
+---@field read_buffer? integer|string read ahead of the handler (bytes); default: 65536
+---@field write_high? integer|string|false|"infinity" with more queued, write waits (bytes); default: 65536
+---@field write_low? integer|string until no more than this is queued (bytes); default: 16384
+---@field write_max? integer|string|false|"infinity" queued by those that never wait (bytes); default: 1048576
+---@field mailbox? integer|false|"infinity" messages waiting for a connection; default: 1000
+
+---@class sockdrawer.PoolSettings.socket
+---@field nodelay? boolean send small writes at once; default: true
+---@field keepalive? boolean|integer silence before the first probe (s); default: 60
+---@field keepalive_idle? integer the same, where keepalive is true (s)
+---@field keepalive_interval? integer between probes (s)
+---@field keepalive_count? integer unanswered probes that mean dead
+---@field linger? integer|false|"infinity" 0: close with a reset (s)
+---@field rcvbuf? integer|string receive buffer; ends the kernel's tuning (bytes)
+---@field sndbuf? integer|string send buffer; ends the kernel's tuning (bytes)
+---@field tos? integer type of service, traffic class
+---@field priority? integer queueing priority on the way out
+---@field mark? integer packet mark; needs CAP_NET_ADMIN
+---@field user_timeout? number sent bytes may stay unacknowledged; 0: the kernel's (s)
+---@field notsent_lowat? integer|string writable below so much unsent (bytes)
+---@field quickack? boolean acknowledge at once
+---@field backlog? integer connections ready for accept; somaxconn caps it; default: 4096
+---@field defer_accept? integer wait for the first bytes; 0: do not (s)
+---@field fastopen? integer connections with bytes in their first packet; 0: off
+---@field reuseport? boolean several listen sockets share one port; default: true
+---@field v6only? boolean an IPv6 socket takes no IPv4 peers
+
+---@class sockdrawer.PoolSettings.drain
+---@field delay? number not ready any longer, but accepting (s); default: 0
+---@field deadline? number|false|"infinity" what remains is cut after so long (s); default: 20
+
+---@class sockdrawer.PoolSettings.restart
+---@field max? integer|false|"infinity" so many failed starts end it; default: 5
+---@field within? number counted over so long (s); default: 10
+
+---@class sockdrawer.PoolSettings.log
+---@field level? "debug"|"info"|"warn"|"warning"|"error"|"off" the least level that is written; default: "info"
+---@field connections? boolean one line per ended connection; default: false
+
+---@class sockdrawer.PoolSettings
+---@field listen? string|string[] where connections come from
+---@field args? table what the handler is given
+---@field acceptors? integer accept slots over the loops; 0: bound, not accepting
+---@field listen_sockets? integer per address; default: one per loop (1 for unix:, fd:, systemd:)
+---@field max_connections? integer|false|"infinity" over all loops; default: 10000
+---@field when_full? "backlog"|"close" what becomes of a connection above it; default: "backlog"
+---@field timeouts? sockdrawer.PoolSettings.timeouts seconds; false is off
+---@field limits? sockdrawer.PoolSettings.limits bytes; false is unlimited
+---@field socket? sockdrawer.PoolSettings.socket socket options by name
+---@field drain? sockdrawer.PoolSettings.drain|number|false|"infinity" how draining goes; default: the server's
+---@field restart? sockdrawer.PoolSettings.restart for acceptors
+---@field log? sockdrawer.PoolSettings.log what is written to stderr; default: the server's
+
+---@class sockdrawer.PoolOptions: sockdrawer.PoolSettings
+---@field listen string|string[] where connections come from
+---@field handler string|sockdrawer.Handler what serves a connection: the name of a module, or it itself
