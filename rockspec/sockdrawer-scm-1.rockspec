@@ -40,6 +40,7 @@ build = {
     LUA_INCDIR = "$(LUA_INCDIR)",
     LUA_LUADIR = "$(LUADIR)",
     LUA_LIBDIR = "$(LIBDIR)",
+    SOCKDRAWER_TYPES_DIR = "$(PREFIX)/types",
   },
 }
 

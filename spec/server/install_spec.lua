@@ -19,6 +19,7 @@ describe("cmake --install", function()
     run { cmake, "--build", build, "--parallel", "2" }
     run { cmake, "--install", build, "--prefix", prefix }
     run { "/bin/rm", "-rf", build }
+    assert.is_truthy(process.read_file(prefix .. "/share/sockdrawer/types/config.json"))
 
     local program = prefix .. "/bin/sockdrawer"
     assert.matches("sockdrawer", run({ program, "--version" }, "/"))

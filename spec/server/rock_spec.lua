@@ -57,6 +57,8 @@ describe("the rock", function()
 
   it("runs from an empty tree, in any working directory", function()
     rocks "install sockdrawer --only-server=../rocks --tree ../tree"
+    local types = rocks "show --tree ../tree --rock-dir sockdrawer" .. "/types"
+    assert.is_truthy(process.read_file(types .. "/library/sockdrawer.lua"))
     shell("rm -rf source built", { cwd = folder })
     local program = folder .. "/tree/bin/sockdrawer"
     assert.matches("sockdrawer", shell(program .. " --version", { cwd = "/" }))
