@@ -179,6 +179,7 @@ void sd_l_conn_push_id(lua_State *L, const l_conn *c) {
 
 static const struct sockaddr *peer_of(const l_conn *c, struct sockaddr_storage *room, socklen_t *len) {
   *len = sizeof *room;
+  room->ss_family = AF_UNSPEC;
   if (c->conn.peer.any.sa_family != 0) {
     *len = c->conn.peer.any.sa_family == AF_INET ? sizeof c->conn.peer.v4 : sizeof c->conn.peer.v6;
     return &c->conn.peer.any;
@@ -189,6 +190,7 @@ static const struct sockaddr *peer_of(const l_conn *c, struct sockaddr_storage *
 
 static const struct sockaddr *local_of(const l_conn *c, struct sockaddr_storage *room, socklen_t *len) {
   *len = sizeof *room;
+  room->ss_family = AF_UNSPEC;
   if (c->conn.source.fd < 0 || getsockname(c->conn.source.fd, (struct sockaddr *)room, len) < 0) return NULL;
   return (struct sockaddr *)room;
 }

@@ -378,13 +378,14 @@ static int l_read_until(lua_State *L) {
   bool inclusive = false;
   if (lua_istable(L, 3)) inclusive = field_true(L, 3, "inclusive");
   take_options(L, 3, &op);
-  sd_task_here(L, "conn:read_until");
+  sd_task *task = sd_task_here(L, "conn:read_until");
   if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
   char *copy = malloc(length); /* the wait may outlive the argument */
   if (copy == NULL) return sd_push_failure(L, -ENOMEM);
   memcpy(copy, needle, length);
-  op.frame = sd_frame_until(copy, length, inclusive);
-  return perform_as(L, c, &op, "conn:read_until");
+  c->op = op;
+  c->op.frame = sd_frame_until(copy, length, inclusive);
+  return perform(L, c, task);
 }
 
 /* A kind by name, or { length = "u32be", at =, header =, includes_header = }. */

@@ -296,8 +296,9 @@ sd_task *sd_task_spawn(lua_State *co, int nargs, sd_owner *owner) {
 sd_task *sd_task_here(lua_State *L, const char *what) {
   if (sd_the_vm.loading) luaL_error(L, "%s: cannot wait while a module loads", what);
   sd_task *task = sd_the_vm.current;
-  if (task == NULL) luaL_error(L, "%s: only a task can wait; start one with sd.spawn", what);
-  if (task->state != SD_TASK_RUNNING)
+  if (task == NULL)
+    luaL_error(L, "%s: only a task can wait; start one with sd.spawn", what);
+  else if (task->state != SD_TASK_RUNNING)
     luaL_error(L, "%s: cannot wait in a coroutine that another library resumes", what);
   if (!lua_isyieldable(L)) /* to be known before anything refers to this wait */
     luaL_error(L, "%s: cannot wait inside a callback of a C function, like table.sort or string.gsub", what);
