@@ -382,9 +382,9 @@ static int l_read_until(lua_State *L) {
   if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
   char *copy = malloc(length); /* the wait may outlive the argument */
   if (copy == NULL) return sd_push_failure(L, -ENOMEM);
-  memcpy(copy, needle, length);
   c->op = op;
-  c->op.frame = sd_frame_until(copy, length, inclusive);
+  c->op.frame = sd_frame_until(needle, length, inclusive);
+  c->op.frame.needle = memcpy(copy, needle, length);
   return perform(L, c, task);
 }
 
