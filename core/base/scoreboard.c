@@ -82,6 +82,7 @@ static int open_memory(size_t size) {
 }
 
 static int fill(sd_scoreboard *sb) {
+  assert(sb->mapping != NULL);
   *(header *)sb->mapping = (header){ .magic = MAGIC, .size = sb->size, .slots = sb->nslots, .pools = sb->npools };
   for (uint32_t i = 0; i < sb->nslots; i++) sb->slots[i].pool = SD_SCOREBOARD_NO_POOL;
   return init_mutexes(sb);

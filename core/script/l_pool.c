@@ -294,10 +294,8 @@ static bool step(l_listener *l) {
   return false;
 }
 
-static void close_listener(l_listener *l) {
-  l_listener **link = &l->pool->listeners;
-  while (*link != l) link = &(*link)->next;
-  *link = l->next;
+/* Of one that is in no list any more. */
+static void end_listener(l_listener *l) {
   sd_loop_undefer(&sd_the_vm.loop, &l->again);
   sd_timers_disarm(&sd_the_vm.loop.timers, &l->rest);
   sd_loop_unwatch(&sd_the_vm.loop, &l->source);
@@ -307,6 +305,13 @@ static void close_listener(l_listener *l) {
     sd_task_wake(l->leaver, 1);
   }
   free(l);
+}
+
+static void close_listener(l_listener *l) {
+  l_listener **link = &l->pool->listeners;
+  while (*link != l) link = &(*link)->next;
+  *link = l->next;
+  end_listener(l);
 }
 
 static void accept_some(l_listener *l) {
@@ -630,7 +635,10 @@ static int l_on_ended(lua_State *L) {
 /* close(): a removed pool without listeners and connections gives its memory back. */
 static int l_pool_close(lua_State *L) {
   l_pool *pool = check_pool(L);
-  while (pool->listeners != NULL) close_listener(pool->listeners);
+  for (l_listener *l; (l = pool->listeners) != NULL;) {
+    pool->listeners = l->next;
+    end_listener(l);
+  }
   if (pool->connections != NULL) return sd_push_failure(L, SD_EBUSY);
   while (pool->generations != NULL) free_generation(pool, pool->generations);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_drained);

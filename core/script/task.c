@@ -293,16 +293,19 @@ sd_task *sd_task_spawn(lua_State *co, int nargs, sd_owner *owner) {
   return task;
 }
 
+/* Known before anything refers to the wait. */
+static const char *why_not_wait(lua_State *L) {
+  if (sd_the_vm.loading) return "cannot wait while a module loads";
+  if (sd_the_vm.current == NULL) return "only a task can wait; start one with sd.spawn";
+  if (sd_the_vm.current->state != SD_TASK_RUNNING) return "cannot wait in a coroutine that another library resumes";
+  if (!lua_isyieldable(L)) return "cannot wait inside a callback of a C function, like table.sort or string.gsub";
+  return NULL;
+}
+
 sd_task *sd_task_here(lua_State *L, const char *what) {
-  if (sd_the_vm.loading) luaL_error(L, "%s: cannot wait while a module loads", what);
-  sd_task *task = sd_the_vm.current;
-  if (task == NULL)
-    luaL_error(L, "%s: only a task can wait; start one with sd.spawn", what);
-  else if (task->state != SD_TASK_RUNNING)
-    luaL_error(L, "%s: cannot wait in a coroutine that another library resumes", what);
-  if (!lua_isyieldable(L)) /* to be known before anything refers to this wait */
-    luaL_error(L, "%s: cannot wait inside a callback of a C function, like table.sort or string.gsub", what);
-  return task;
+  const char *why = why_not_wait(L);
+  if (why != NULL) luaL_error(L, "%s: %s", what, why);
+  return sd_the_vm.current;
 }
 
 int sd_task_wait(lua_State *L, sd_task *task, void *waiting_for, void (*unwait)(sd_task *)) {
