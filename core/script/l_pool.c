@@ -245,7 +245,7 @@ static bool is_about_the_client(int err) {
 /* Whether it is worth asking again now. */
 static bool go_on_after(l_listener *l, int err) {
   if (is_about_the_client(err)) return true;
-  if (err == EAGAIN)
+  if (err == EAGAIN || (l->leaving && err == EINVAL)) /* EINVAL: it does not listen any more */
     l->ready = false;
   else
     back_off(l, err);

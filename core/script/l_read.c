@@ -26,6 +26,30 @@ static int succeed(l_conn *c) {
   return 1;
 }
 
+/* Making a string may run the collector, and that a finalizer which closes this very
+ * connection or puts bytes back: meanwhile what is copied belongs to nobody. */
+static sd_buffer borrow(l_conn *c) {
+  sd_buffer held = c->conn.in;
+  c->conn.in = (sd_buffer){ 0 };
+  return held;
+}
+
+static void give_back(l_conn *c, sd_buffer held, size_t used) {
+  sd_buffer unread = c->conn.in;
+  if (used > 0) sd_buffer_consume(&held, used);
+  if (c->conn.state != SD_CONN_OPEN) sd_buffer_free(&held);
+  c->conn.in = held;
+  sd_buffer_prepend(&c->conn.in, sd_buffer_bytes(&unread), sd_buffer_length(&unread));
+  sd_buffer_free(&unread);
+}
+
+/* The first `n` bytes of what is held; `used` of them are gone then. */
+static void push_held(l_conn *c, lua_State *to, size_t n, size_t used) {
+  sd_buffer held = borrow(c);
+  lua_pushlstring(to, sd_buffer_bytes(&held), n);
+  give_back(c, held, used);
+}
+
 /* nil, word, and the partial input, which is consumed; an iterator says one nil
  * and leaves it. Up to `most` bytes of it. */
 static int give_up(l_conn *c, lua_State *to, int err, size_t most) {
@@ -39,8 +63,7 @@ static int give_up(l_conn *c, lua_State *to, int err, size_t most) {
   size_t held = sd_buffer_length(&c->conn.in);
   if (op->kind == READ_PEEK || held == 0) return 2;
   if (held > most) held = most;
-  lua_pushlstring(to, sd_buffer_bytes(&c->conn.in), held);
-  sd_buffer_consume(&c->conn.in, held);
+  push_held(c, to, held, held);
   return 3;
 }
 
@@ -56,8 +79,7 @@ static int try_some(l_conn *c, lua_State *to) {
   size_t held = sd_buffer_length(&c->conn.in);
   if (held > 0) {
     if (held > max) held = max;
-    lua_pushlstring(to, sd_buffer_bytes(&c->conn.in), held);
-    sd_buffer_consume(&c->conn.in, held);
+    push_held(c, to, held, held);
     return succeed(c);
   }
   char *scratch = c->conn.loop->scratch;
@@ -72,7 +94,7 @@ static int try_lent(l_conn *c, lua_State *to) {
   size_t held = sd_buffer_length(&c->conn.in);
   size_t max = c->op.max < STEP ? c->op.max : STEP;
   ssize_t n = 0;
-  if (held == 0 && !c->conn.readable && !c->conn.eof) return 0; /* needs no block yet */
+  if (held == 0 && !c->conn.readable && !c->conn.eof && !c->conn.deaf) return 0; /* needs no block yet */
   if (!sd_l_lent_take_block(lent)) return give_up(c, to, -ENOMEM, 0);
   if (held > 0) {
     n = (ssize_t)(held < max ? held : max);
@@ -98,8 +120,7 @@ static int try_all(l_conn *c, lua_State *to) {
     if (n == -EAGAIN) return 0;
     if (n < 0) return give_up(c, to, (int)n, SIZE_MAX);
     if (n > 0) continue;
-    lua_pushlstring(to, sd_buffer_bytes(&c->conn.in), held);
-    sd_buffer_consume(&c->conn.in, held);
+    push_held(c, to, held, held);
     return succeed(c);
   }
 }
@@ -109,7 +130,7 @@ static int try_peek(l_conn *c, lua_State *to) {
     ssize_t n = sd_conn_fill(&c->conn, c->op.max - sd_buffer_length(&c->conn.in));
     if (n <= 0) return end_or_wait(c, to, n);
   }
-  lua_pushlstring(to, sd_buffer_bytes(&c->conn.in), c->op.max);
+  push_held(c, to, c->op.max, 0);
   return succeed(c);
 }
 
@@ -162,8 +183,9 @@ static int try_frame(l_conn *c, lua_State *to) {
       continue;
     }
     sd_frame_piece piece = { 0 };
-    int done = cut(c, to, held ? sd_buffer_bytes(in) : "", held, &piece);
-    if (done > 0) sd_buffer_consume(in, piece.total);
+    sd_buffer bytes = borrow(c);
+    int done = cut(c, to, held ? sd_buffer_bytes(&bytes) : "", held, &piece);
+    give_back(c, bytes, done > 0 ? piece.total : 0);
     if (done < 0) return give_up(c, to, done, piece.total);
     if (done > 0) return done;
     size_t room = piece.need > held ? piece.need - held : SMALLEST_STEP;
