@@ -1,70 +1,21 @@
-/* A listening pool inside a worker: acceptors on its listen sockets, generations
- * of its handler, and the connections they serve.
- *
- * An acceptor takes a connection only after three looks: is the generation that
- * the scoreboard calls current prepared here; is there a place (reserved before
- * accept, so the limit is exact over all workers); has this turn's share been
- * taken. A socket whose queue could not be emptied stays `ready`, and is looked
- * at again when the bell rings, a generation arrives, in the next turn, or after
- * the rest that a failing accept costs it. */
+/* A listening pool inside a worker: generations of its handler, and the
+ * connections they serve. Who gets in is l_accept.c's. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "l_connection.h"
+#include "l_pool.h"
 #include "l_scoreboard.h"
 
-#define POOL "sockdrawer.pool"
-
-enum { ACCEPTS_A_TURN = 64, BACK_OFF = 100, SAY_AGAIN = 1000, BEAT = 500 };
-
-struct l_generation {
-  l_generation *next;
-  uint64_t number;
-  uint64_t connections;
-  sd_ref fn, args, finish;
-  bool always, forgotten;
-};
-
-typedef struct l_listener l_listener;
-struct l_listener {
-  sd_source source; /* first member */
-  sd_deferred again;
-  sd_timer rest; /* armed: its accepts fail for now */
-  l_pool *pool;
-  l_listener *next;
-  int id;
-  bool ready;      /* its queue may hold something */
-  bool leaving;    /* empties its queue, then closes */
-  sd_task *leaver; /* waits for that */
-};
-
-struct l_pool {
-  l_pool *next;
-  uint32_t index;
-  int loop;
-  bool paused, close_when_full;
-  char name[SD_SCOREBOARD_NAME_MAX];
-  sd_conn_limits limits;
-  l_generation *generations, *current;
-  l_listener *listeners;
-  l_conn *connections;
-  uint64_t count;
-  uint64_t said; /* when the last accept error was told */
-  sd_ref on_drained, on_event, on_ended;
-};
+enum { BEAT = 500 };
 
 static l_pool *pools;
 static l_pool *retired; /* kept for the next: a detached task may look at its limits */
 static sd_source bell;
 static sd_timer beat;
 static uint64_t beat_due;
-
-static l_pool *check_pool(lua_State *L) {
-  return *(l_pool **)luaL_checkudata(L, 1, POOL);
-}
 
 /* ---- generations ---- */
 
@@ -74,8 +25,7 @@ static l_generation *find_generation(const l_pool *pool, uint64_t number) {
   return g;
 }
 
-/* The one the scoreboard calls current, or NULL while it is not prepared here. */
-static l_generation *current_generation(l_pool *pool) {
+l_generation *sd_l_pool_current(l_pool *pool) {
   uint64_t number = sd_scoreboard_generation(sd_the_vm.scoreboard, pool->index);
   if (pool->current != NULL && pool->current->number == number) return pool->current;
   pool->current = find_generation(pool, number);
@@ -94,7 +44,7 @@ static void free_generation(l_pool *pool, l_generation *g) {
   free(g);
 }
 
-static void tell(sd_ref fn, const char *word, double number) {
+void sd_l_pool_tell(sd_ref fn, const char *word, double number) {
   if (fn == LUA_NOREF) return;
   lua_State *co = sd_task_coroutine();
   lua_rawgeti(co, LUA_REGISTRYINDEX, fn);
@@ -183,7 +133,7 @@ void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which) {
     lua_pushnumber(L, (lua_Number)c->task.generation);
 }
 
-static int serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer) {
+int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer) {
   lua_State *L = sd_the_vm.L;
   int err;
   l_conn *c = sd_l_conn_new(L, fd, &pool->limits, peer, &err);
@@ -205,139 +155,10 @@ static int serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *p
   return 0;
 }
 
-/* ---- accepting ---- */
-
-static void accept_some(l_listener *l);
-
-static void try_all(l_pool *pool) {
-  for (l_listener *l = pool->listeners, *next; l != NULL; l = next) {
-    next = l->next;
-    if (l->ready) accept_some(l);
-  }
-}
-
-static void on_rested(sd_timer *timer) {
-  accept_some((l_listener *)((char *)timer - offsetof(l_listener, rest)));
-}
-
-/* Descriptors or memory are short, and others may free some soon; or the socket is
- * broken for good, since somebody who shares it has shut it down. Each socket rests
- * by itself, so that a broken one does not hold up the others. */
-static void back_off(l_listener *l, int err) {
-  l_pool *pool = l->pool;
-  uint64_t now = sd_loop_now(&sd_the_vm.loop);
-  sd_loop_arm(&sd_the_vm.loop, &l->rest, now + BACK_OFF);
-  if (pool->said != 0 && now - pool->said < SAY_AGAIN) return;
-  pool->said = now;
-  tell(pool->on_event, sd_error_word(-err), (double)BACK_OFF / 1000);
-}
-
-/* What accept reports of a client who is gone already, or must not come in: the
- * next one may do better. Anything else will fail again at once. */
-static bool is_about_the_client(int err) {
-  static const int errors[] = { ECONNABORTED, ECONNRESET, EPROTO, ENOPROTOOPT, EOPNOTSUPP, EPERM, ENETDOWN, ENETUNREACH,
-    EHOSTDOWN, EHOSTUNREACH, ENONET, ETIMEDOUT };
-  for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
-    if (err == errors[i]) return true;
-  return false;
-}
-
-/* Whether it is worth asking again now. */
-static bool go_on_after(l_listener *l, int err) {
-  if (is_about_the_client(err)) return true;
-  if (err == EAGAIN || (l->leaving && err == EINVAL)) /* EINVAL: it does not listen any more */
-    l->ready = false;
-  else
-    back_off(l, err);
-  return false;
-}
-
-static int accept_one(const l_listener *l, struct sockaddr_storage *peer) {
-  socklen_t length = sizeof *peer;
-  int fd;
-  do {
-    fd = accept4(l->source.fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  } while (fd < 0 && errno == EINTR);
-  return fd < 0 ? -errno : fd;
-}
-
-/* No place: with "close", and for a socket that is about to close, the client is
- * told by a close what waiting would not change. */
-static bool reject_one(l_listener *l) {
-  struct sockaddr_storage peer;
-  int fd = accept_one(l, &peer);
-  if (fd < 0) return go_on_after(l, -fd);
-  close(fd);
-  sd_scoreboard_count_rejected(sd_the_vm.scoreboard, l->pool->index);
-  return true;
-}
-
-static bool serve_one(l_listener *l, l_generation *g) {
-  struct sockaddr_storage peer;
-  l_pool *pool = l->pool;
-  int fd = accept_one(l, &peer);
-  int err = fd < 0 ? -fd : -serve(pool, g, fd, (struct sockaddr *)&peer);
-  if (err == 0) return true;
-  sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
-  if (fd >= 0) close(fd);
-  return go_on_after(l, err);
-}
-
-/* False when there is nothing to do for now. */
-static bool step(l_listener *l) {
-  l_pool *pool = l->pool;
-  if (pool->paused && !l->leaving) return false;
-  if (sd_timer_armed(&l->rest)) return false;
-  l_generation *g = current_generation(pool);
-  if (g != NULL && sd_scoreboard_reserve(sd_the_vm.scoreboard, pool->index) == 0) return serve_one(l, g);
-  if (l->leaving || (g != NULL && pool->close_when_full)) return reject_one(l);
-  return false;
-}
-
-/* Of one that is in no list any more. */
-static void end_listener(l_listener *l) {
-  sd_loop_undefer(&sd_the_vm.loop, &l->again);
-  sd_timers_disarm(&sd_the_vm.loop.timers, &l->rest);
-  sd_loop_unwatch(&sd_the_vm.loop, &l->source);
-  close(l->source.fd);
-  if (l->leaver != NULL) {
-    lua_pushboolean(l->leaver->co, 1);
-    sd_task_wake(l->leaver, 1);
-  }
-  free(l);
-}
-
-static void close_listener(l_listener *l) {
-  l_listener **link = &l->pool->listeners;
-  while (*link != l) link = &(*link)->next;
-  *link = l->next;
-  end_listener(l);
-}
-
-static void accept_some(l_listener *l) {
-  for (int i = 0; i < ACCEPTS_A_TURN; i++) {
-    if (step(l)) continue;
-    if (l->leaving && !l->ready) close_listener(l);
-    return;
-  }
-  sd_loop_defer(&sd_the_vm.loop, &l->again);
-}
-
-static void on_again(sd_deferred *again) {
-  accept_some((l_listener *)((char *)again - offsetof(l_listener, again)));
-}
-
-static void on_pending(sd_source *source, uint32_t events) {
-  l_listener *l = (l_listener *)source;
-  (void)events;
-  l->ready = true;
-  if (!l->again.waiting) accept_some(l);
-}
-
 static void on_bell(sd_source *source, uint32_t events) {
   (void)source;
   (void)events;
-  for (l_pool *pool = pools; pool != NULL; pool = pool->next) try_all(pool);
+  for (l_pool *pool = pools; pool != NULL; pool = pool->next) sd_l_accept_try(pool);
 }
 
 /* ---- the process' part: once ---- */
@@ -444,20 +265,20 @@ static int l_pool_new(lua_State *L) {
   pool->next = pools;
   pools = pool;
   *(l_pool **)lua_newuserdata(L, sizeof pool) = pool;
-  luaL_getmetatable(L, POOL);
+  luaL_getmetatable(L, SD_POOL);
   lua_setmetatable(L, -2);
   return 1;
 }
 
 static int l_configure(lua_State *L) {
   luaL_checktype(L, 2, LUA_TTABLE);
-  take_config(L, 2, check_pool(L));
+  take_config(L, 2, sd_l_pool_check(L));
   return 0;
 }
 
 /* generation(number, { fn=, args=, finish=, always= }) */
 static int l_generation_add(lua_State *L) {
-  l_pool *pool = check_pool(L);
+  l_pool *pool = sd_l_pool_check(L);
   uint64_t number = (uint64_t)luaL_checknumber(L, 2);
   luaL_checktype(L, 3, LUA_TTABLE);
   luaL_argcheck(L, find_generation(pool, number) == NULL, 2, "this generation is here already");
@@ -479,7 +300,7 @@ static int l_generation_add(lua_State *L) {
 }
 
 static int l_forget(lua_State *L) {
-  l_pool *pool = check_pool(L);
+  l_pool *pool = sd_l_pool_check(L);
   l_generation *g = find_generation(pool, (uint64_t)luaL_checknumber(L, 2));
   if (g == NULL) return 0;
   if (g->connections == 0)
@@ -491,66 +312,15 @@ static int l_forget(lua_State *L) {
 
 /* try(): a generation has arrived, or the limit has changed. */
 static int l_try(lua_State *L) {
-  try_all(check_pool(L));
+  sd_l_accept_try(sd_l_pool_check(L));
   return 0;
 }
 
 static int l_pause(lua_State *L) {
-  l_pool *pool = check_pool(L);
+  l_pool *pool = sd_l_pool_check(L);
   pool->paused = lua_toboolean(L, 2);
-  if (!pool->paused) try_all(pool);
+  if (!pool->paused) sd_l_accept_try(pool);
   return 0;
-}
-
-/* accept(fd, id): takes over the descriptor. */
-static int l_accept(lua_State *L) {
-  l_pool *pool = check_pool(L);
-  int fd = (int)luaL_checkinteger(L, 2);
-  int id = (int)luaL_checkinteger(L, 3);
-  l_listener *l = calloc(1, sizeof *l);
-  if (l == NULL) return sd_push_failure(L, -ENOMEM);
-  l->source = (sd_source){ .fd = fd, .on_events = on_pending };
-  l->again.run = on_again;
-  l->rest.fire = on_rested;
-  l->pool = pool;
-  l->id = id;
-  int err = sd_loop_watch(&sd_the_vm.loop, &l->source, EPOLLIN);
-  if (err) {
-    free(l);
-    return sd_push_failure(L, err);
-  }
-  l->next = pool->listeners;
-  pool->listeners = l;
-  lua_pushboolean(L, 1);
-  return 1;
-}
-
-static void unwait_leaving(sd_task *task) {
-  ((l_listener *)task->waiting_for)->leaver = NULL;
-}
-
-/* unaccept(id, { drain = bool }) → true | nil, "ENOENT" */
-static int l_unaccept(lua_State *L) {
-  l_pool *pool = check_pool(L);
-  int id = (int)luaL_checkinteger(L, 2);
-  l_listener *l = pool->listeners;
-  while (l != NULL && (l->id != id || l->leaving)) l = l->next;
-  if (l == NULL) return sd_push_failure(L, -ENOENT);
-  bool drain = false;
-  if (lua_istable(L, 3)) {
-    lua_getfield(L, 3, "drain");
-    drain = lua_toboolean(L, -1);
-  }
-  lua_pushboolean(L, 1);
-  if (!drain) {
-    close_listener(l);
-    return 1;
-  }
-  sd_task *task = sd_task_here(L, "unaccept");
-  l->leaving = l->ready = true;
-  sd_loop_defer(&sd_the_vm.loop, &l->again);
-  l->leaver = task;
-  return sd_task_wait(L, task, l, unwait_leaving);
 }
 
 /* ---- seen from outside ---- */
@@ -588,7 +358,7 @@ static void push_row(lua_State *L, l_conn *c) {
 }
 
 static int l_connections(lua_State *L) {
-  l_pool *pool = check_pool(L);
+  l_pool *pool = sd_l_pool_check(L);
   lua_createtable(L, (int)pool->count, 0);
   int n = 0;
   for (l_conn *c = pool->connections; c != NULL; c = c->next) {
@@ -600,7 +370,7 @@ static int l_connections(lua_State *L) {
 
 static int l_counts(lua_State *L) {
   lua_newtable(L);
-  for (l_generation *g = check_pool(L)->generations; g != NULL; g = g->next) {
+  for (l_generation *g = sd_l_pool_check(L)->generations; g != NULL; g = g->next) {
     lua_pushnumber(L, (lua_Number)g->connections);
     lua_rawseti(L, -2, (int)g->number);
   }
@@ -608,37 +378,34 @@ static int l_counts(lua_State *L) {
 }
 
 static int l_count(lua_State *L) {
-  lua_pushnumber(L, (lua_Number)check_pool(L)->count);
+  lua_pushnumber(L, (lua_Number)sd_l_pool_check(L)->count);
   return 1;
 }
 
 static int l_on_drained(lua_State *L) {
-  l_pool *pool = check_pool(L);
+  l_pool *pool = sd_l_pool_check(L);
   pool->on_drained = sd_vm_keep(L, 2, pool->on_drained);
   return 0;
 }
 
 /* on_event(fn): fn(errname, seconds of rest), at most once a second. */
 static int l_on_event(lua_State *L) {
-  l_pool *pool = check_pool(L);
+  l_pool *pool = sd_l_pool_check(L);
   pool->on_event = sd_vm_keep(L, 2, pool->on_event);
   return 0;
 }
 
 /* on_ended(fn | nil): fn(row) for each connection that has ended. */
 static int l_on_ended(lua_State *L) {
-  l_pool *pool = check_pool(L);
+  l_pool *pool = sd_l_pool_check(L);
   pool->on_ended = sd_vm_keep(L, 2, pool->on_ended);
   return 0;
 }
 
 /* close(): a removed pool without listeners and connections gives its memory back. */
 static int l_pool_close(lua_State *L) {
-  l_pool *pool = check_pool(L);
-  for (l_listener *l; (l = pool->listeners) != NULL;) {
-    pool->listeners = l->next;
-    end_listener(l);
-  }
+  l_pool *pool = sd_l_pool_check(L);
+  sd_l_accept_close(pool);
   if (pool->connections != NULL) return sd_push_failure(L, SD_EBUSY);
   while (pool->generations != NULL) free_generation(pool, pool->generations);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_drained);
@@ -662,8 +429,8 @@ void sd_l_pool_register(lua_State *L) {
     { "forget", l_forget },
     { "try", l_try },
     { "pause", l_pause },
-    { "accept", l_accept },
-    { "unaccept", l_unaccept },
+    { "accept", sd_l_accept },
+    { "unaccept", sd_l_unaccept },
     { "connections", l_connections },
     { "counts", l_counts },
     { "count", l_count },
@@ -674,7 +441,7 @@ void sd_l_pool_register(lua_State *L) {
     { "close", l_pool_close },
     { NULL, NULL },
   };
-  sd_class(L, POOL, methods, NULL);
+  sd_class(L, SD_POOL, methods, NULL);
   lua_pushcfunction(L, l_pool_new);
   lua_setfield(L, -2, "pool");
 }

@@ -1,0 +1,201 @@
+/* Who gets in: the acceptors of a pool on its listen sockets.
+ *
+ * An acceptor takes a connection only after three looks: is the generation that
+ * the scoreboard calls current prepared here; is there a place (reserved before
+ * accept, so the limit is exact over all workers); has this turn's share been
+ * taken. A socket whose queue could not be emptied stays `ready`, and is looked
+ * at again when the bell rings, a generation arrives, in the next turn, or after
+ * the rest that a failing accept costs it. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "l_pool.h"
+
+enum { ACCEPTS_A_TURN = 64, BACK_OFF = 100, SAY_AGAIN = 1000 };
+
+static void accept_some(l_listener *l);
+
+void sd_l_accept_try(l_pool *pool) {
+  for (l_listener *l = pool->listeners, *next; l != NULL; l = next) {
+    next = l->next;
+    if (l->ready) accept_some(l);
+  }
+}
+
+static void on_rested(sd_timer *timer) {
+  accept_some((l_listener *)((char *)timer - offsetof(l_listener, rest)));
+}
+
+/* Descriptors or memory are short, and others may free some soon; or the socket is
+ * broken for good, since somebody who shares it has shut it down. Each socket rests
+ * by itself, so that a broken one does not hold up the others. */
+static void back_off(l_listener *l, int err) {
+  l_pool *pool = l->pool;
+  uint64_t now = sd_loop_now(&sd_the_vm.loop);
+  sd_loop_arm(&sd_the_vm.loop, &l->rest, now + BACK_OFF);
+  if (pool->said != 0 && now - pool->said < SAY_AGAIN) return;
+  pool->said = now;
+  sd_l_pool_tell(pool->on_event, sd_error_word(-err), (double)BACK_OFF / 1000);
+}
+
+/* What accept reports of a client who is gone already, or must not come in: the
+ * next one may do better. Anything else will fail again at once. */
+static bool is_about_the_client(int err) {
+  static const int errors[] = { ECONNABORTED, ECONNRESET, EPROTO, ENOPROTOOPT, EOPNOTSUPP, EPERM, ENETDOWN, ENETUNREACH,
+    EHOSTDOWN, EHOSTUNREACH, ENONET, ETIMEDOUT };
+  for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+    if (err == errors[i]) return true;
+  return false;
+}
+
+/* Whether it is worth asking again now. */
+static bool go_on_after(l_listener *l, int err) {
+  if (is_about_the_client(err)) return true;
+  if (err == EAGAIN || (l->leaving && err == EINVAL)) /* EINVAL: it does not listen any more */
+    l->ready = false;
+  else
+    back_off(l, err);
+  return false;
+}
+
+static int accept_one(const l_listener *l, struct sockaddr_storage *peer) {
+  socklen_t length = sizeof *peer;
+  int fd;
+  do {
+    fd = accept4(l->source.fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  } while (fd < 0 && errno == EINTR);
+  return fd < 0 ? -errno : fd;
+}
+
+/* No place: with "close", and for a socket that is about to close, the client is
+ * told by a close what waiting would not change. */
+static bool reject_one(l_listener *l) {
+  struct sockaddr_storage peer;
+  int fd = accept_one(l, &peer);
+  if (fd < 0) return go_on_after(l, -fd);
+  close(fd);
+  sd_scoreboard_count_rejected(sd_the_vm.scoreboard, l->pool->index);
+  return true;
+}
+
+static bool serve_one(l_listener *l, l_generation *g) {
+  struct sockaddr_storage peer;
+  l_pool *pool = l->pool;
+  int fd = accept_one(l, &peer);
+  int err = fd < 0 ? -fd : -sd_l_pool_serve(pool, g, fd, (struct sockaddr *)&peer);
+  if (err == 0) return true;
+  sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
+  if (fd >= 0) close(fd);
+  return go_on_after(l, err);
+}
+
+/* False when there is nothing to do for now. */
+static bool step(l_listener *l) {
+  l_pool *pool = l->pool;
+  if (pool->paused && !l->leaving) return false;
+  if (sd_timer_armed(&l->rest)) return false;
+  l_generation *g = sd_l_pool_current(pool);
+  if (g != NULL && sd_scoreboard_reserve(sd_the_vm.scoreboard, pool->index) == 0) return serve_one(l, g);
+  if (l->leaving || (g != NULL && pool->close_when_full)) return reject_one(l);
+  return false;
+}
+
+/* Of one that is in no list any more. */
+static void end_listener(l_listener *l) {
+  sd_loop_undefer(&sd_the_vm.loop, &l->again);
+  sd_timers_disarm(&sd_the_vm.loop.timers, &l->rest);
+  sd_loop_unwatch(&sd_the_vm.loop, &l->source);
+  close(l->source.fd);
+  if (l->leaver != NULL) {
+    lua_pushboolean(l->leaver->co, 1);
+    sd_task_wake(l->leaver, 1);
+  }
+  free(l);
+}
+
+static void close_listener(l_listener *l) {
+  l_listener **link = &l->pool->listeners;
+  while (*link != l) link = &(*link)->next;
+  *link = l->next;
+  end_listener(l);
+}
+
+static void accept_some(l_listener *l) {
+  for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+    if (step(l)) continue;
+    if (l->leaving && !l->ready) close_listener(l);
+    return;
+  }
+  sd_loop_defer(&sd_the_vm.loop, &l->again);
+}
+
+static void on_again(sd_deferred *again) {
+  accept_some((l_listener *)((char *)again - offsetof(l_listener, again)));
+}
+
+static void on_pending(sd_source *source, uint32_t events) {
+  l_listener *l = (l_listener *)source;
+  (void)events;
+  l->ready = true;
+  if (!l->again.waiting) accept_some(l);
+}
+
+void sd_l_accept_close(l_pool *pool) {
+  for (l_listener *l; (l = pool->listeners) != NULL;) {
+    pool->listeners = l->next;
+    end_listener(l);
+  }
+}
+
+/* accept(fd, id): takes over the descriptor. */
+int sd_l_accept(lua_State *L) {
+  l_pool *pool = sd_l_pool_check(L);
+  int fd = (int)luaL_checkinteger(L, 2);
+  int id = (int)luaL_checkinteger(L, 3);
+  l_listener *l = calloc(1, sizeof *l);
+  if (l == NULL) return sd_push_failure(L, -ENOMEM);
+  l->source = (sd_source){ .fd = fd, .on_events = on_pending };
+  l->again.run = on_again;
+  l->rest.fire = on_rested;
+  l->pool = pool;
+  l->id = id;
+  int err = sd_loop_watch(&sd_the_vm.loop, &l->source, EPOLLIN);
+  if (err) {
+    free(l);
+    return sd_push_failure(L, err);
+  }
+  l->next = pool->listeners;
+  pool->listeners = l;
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static void unwait_leaving(sd_task *task) {
+  ((l_listener *)task->waiting_for)->leaver = NULL;
+}
+
+/* unaccept(id, { drain = bool }) → true | nil, "ENOENT" */
+int sd_l_unaccept(lua_State *L) {
+  l_pool *pool = sd_l_pool_check(L);
+  int id = (int)luaL_checkinteger(L, 2);
+  l_listener *l = pool->listeners;
+  while (l != NULL && (l->id != id || l->leaving)) l = l->next;
+  if (l == NULL) return sd_push_failure(L, -ENOENT);
+  bool drain = false;
+  if (lua_istable(L, 3)) {
+    lua_getfield(L, 3, "drain");
+    drain = lua_toboolean(L, -1);
+  }
+  lua_pushboolean(L, 1);
+  if (!drain) {
+    close_listener(l);
+    return 1;
+  }
+  sd_task *task = sd_task_here(L, "unaccept");
+  l->leaving = l->ready = true;
+  sd_loop_defer(&sd_the_vm.loop, &l->again);
+  l->leaver = task;
+  return sd_task_wait(L, task, l, unwait_leaving);
+}

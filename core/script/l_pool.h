@@ -1,0 +1,72 @@
+/* What the files of a pool share: l_pool.c has its generations and connections,
+ * l_accept.c its listen sockets and who gets in. */
+#ifndef SD_L_POOL_H
+#define SD_L_POOL_H
+
+#include "l_connection.h"
+
+#define SD_POOL "sockdrawer.pool"
+
+struct l_generation {
+  l_generation *next;
+  uint64_t number;
+  uint64_t connections;
+  sd_ref fn, args, finish;
+  bool always, forgotten;
+};
+
+typedef struct l_listener l_listener;
+struct l_listener {
+  sd_source source; /* first member */
+  sd_deferred again;
+  sd_timer rest; /* armed: its accepts fail for now */
+  l_pool *pool;
+  l_listener *next;
+  int id;
+  bool ready;      /* its queue may hold something */
+  bool leaving;    /* empties its queue, then closes */
+  sd_task *leaver; /* waits for that */
+};
+
+struct l_pool {
+  l_pool *next;
+  uint32_t index;
+  int loop;
+  bool paused, close_when_full;
+  char name[SD_SCOREBOARD_NAME_MAX];
+  sd_conn_limits limits;
+  l_generation *generations, *current;
+  l_listener *listeners;
+  l_conn *connections;
+  uint64_t count;
+  uint64_t said; /* when the last accept error was told */
+  sd_ref on_drained, on_event, on_ended;
+};
+
+static inline l_pool *sd_l_pool_check(lua_State *L) {
+  return *(l_pool **)luaL_checkudata(L, 1, SD_POOL);
+}
+
+/* The generation that the scoreboard calls current, or NULL while it is not
+ * prepared here. */
+l_generation *sd_l_pool_current(l_pool *pool);
+
+/* Starts the handler on an accepted descriptor whose place is reserved. 0 or
+ * -errno: then both are still the caller's. */
+int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer);
+
+/* Calls a Lua function of the pool's, in a task of its own. */
+void sd_l_pool_tell(sd_ref fn, const char *word, double number);
+
+/* ---- l_accept.c ---- */
+
+/* Looks at every socket again whose queue may hold something. */
+void sd_l_accept_try(l_pool *pool);
+
+/* Closes its listen sockets. */
+void sd_l_accept_close(l_pool *pool);
+
+int sd_l_accept(lua_State *L);   /* method accept */
+int sd_l_unaccept(lua_State *L); /* method unaccept */
+
+#endif
