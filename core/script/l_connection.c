@@ -257,6 +257,7 @@ static int l_index(lua_State *L) {
 
 static int l_close(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
+  if (sd_task_interrupts(L)) return sd_task_later(L, l_close);
   bool reset = false;
   if (lua_istable(L, 2)) {
     lua_getfield(L, 2, "reset");
@@ -282,6 +283,7 @@ static int l_shutdown(lua_State *L) {
   static const char *const ways[] = { "write", "read", "both", NULL };
   l_conn *c = sd_l_conn_check(L, 1);
   int way = luaL_checkoption(L, 2, "write", ways);
+  if (sd_task_interrupts(L)) return sd_task_later(L, l_shutdown);
   if (c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
   if (c->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
   if (way != 0) {

@@ -49,6 +49,7 @@ static int l_wake(lua_State *L) {
 
 static int l_cancel(lua_State *L) {
   sd_task *task = check_handle(L)->task;
+  if (sd_task_interrupts(L)) return sd_task_later(L, l_cancel);
   if (task != NULL) sd_task_drop(task);
   lua_pushboolean(L, task != NULL);
   return 1;
@@ -174,7 +175,9 @@ static int l_owner_run(lua_State *L) {
 }
 
 static int l_owner_cancel(lua_State *L) {
-  sd_owner_cancel(luaL_checkudata(L, 1, OWNER));
+  sd_owner *owner = luaL_checkudata(L, 1, OWNER);
+  if (sd_task_interrupts(L)) return sd_task_later(L, l_owner_cancel);
+  sd_owner_cancel(owner);
   return 0;
 }
 

@@ -308,6 +308,21 @@ sd_task *sd_task_here(lua_State *L, const char *what) {
   return sd_the_vm.current;
 }
 
+/* No finalizer can yield, and nobody else who cannot is hurt by a later turn. */
+bool sd_task_interrupts(lua_State *L) {
+  return !lua_isyieldable(L);
+}
+
+int sd_task_later(lua_State *L, lua_CFunction fn) {
+  int n = lua_gettop(L);
+  lua_State *co = sd_task_coroutine();
+  lua_pushcfunction(co, fn);
+  lua_xmove(L, co, n);
+  sd_task_spawn(co, n, NULL);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 int sd_task_wait(lua_State *L, sd_task *task, void *waiting_for, void (*unwait)(sd_task *)) {
   task->state = SD_TASK_WAITING;
   task->waiting_for = waiting_for;

@@ -106,6 +106,13 @@ void sd_task_push_handle(lua_State *L, sd_task *task);
 /* Pushes the connection that the running task works for, or nil. */
 void sd_task_push_connection(lua_State *L, const sd_task *task);
 
+/* The collector runs wherever C makes a Lua value, and finalizers in it: in the middle
+ * of a read, with the task that waits for it in hand. What ends a connection or a task
+ * is not done there: `if (sd_task_interrupts(L)) return sd_task_later(L, fn)` does it
+ * in a task of its own, with the same arguments, and answers true. */
+bool sd_task_interrupts(lua_State *L);
+int sd_task_later(lua_State *L, lua_CFunction fn);
+
 /* Tells Lua's on_task_error of a failure. `conn` is an anchor key, or NULL. */
 void sd_task_report(uint64_t serial, const char *error, const void *conn);
 
