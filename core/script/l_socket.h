@@ -13,6 +13,10 @@
 void sd_l_socket_register(lua_State *L);
 void sd_l_system_register(lua_State *L);
 
+/* Before the program opens anything: puts /dev/null where a standard descriptor is
+ * missing, marks those that were inherited close-on-exec, and pushes the set of them. */
+void sd_l_system_begin(lua_State *L);
+
 /* conn:setopt and conn:getopt: `setopt` takes the table { name = value } at `index`
  * and pushes true, or nil, "ENAME", text; `getopt` takes the name at `index` and
  * pushes its value, or the same. Both return the number of results. */

@@ -87,12 +87,18 @@ int sd_l_check_signal(lua_State *L, int index) {
   return luaL_argerror(L, index, lua_pushfstring(L, "unknown signal '%s'", name));
 }
 
-/* ignore_signals{"HUP", …} */
+static void on_ignored(int signum) {
+  (void)signum;
+}
+
+/* ignore_signals{"HUP", …}. By a handler that does nothing: SIG_IGN would be inherited
+ * by what user code starts, and `timeout 1 sleep 9` would sleep to its end. */
 static int l_ignore_signals(lua_State *L) {
+  struct sigaction nothing = { .sa_handler = on_ignored, .sa_flags = SA_RESTART };
   luaL_checktype(L, 1, LUA_TTABLE);
   for (int i = 1; i <= (int)lua_objlen(L, 1); i++) {
     lua_rawgeti(L, 1, i);
-    if (signal(sd_l_check_signal(L, -1), SIG_IGN) == SIG_ERR) return sd_l_failure(L, -errno, NULL);
+    if (sigaction(sd_l_check_signal(L, -1), &nothing, NULL)) return sd_l_failure(L, -errno, NULL);
     lua_pop(L, 1);
   }
   return 0;
@@ -415,6 +421,33 @@ static int l_readdir(lua_State *L) {
   }
   closedir(dir);
   return 1;
+}
+
+/* What is open when the program begins came from outside, in a worker the channel to
+ * its supervisor. None of it is meant for what user code starts. */
+static void take_inherited(lua_State *L) {
+  lua_newtable(L);
+  DIR *dir = opendir("/proc/self/fd");
+  if (dir == NULL) return;
+  for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+    int fd = atoi(entry->d_name);
+    if (fd <= STDERR_FILENO || fd == dirfd(dir) || fcntl(fd, F_SETFD, FD_CLOEXEC)) continue;
+    lua_pushboolean(L, 1);
+    lua_rawseti(L, -2, fd);
+  }
+  closedir(dir);
+}
+
+/* A standard descriptor that is missing would be the next one that is opened, and
+ * output would go into an epoll. open() takes the lowest number there is. */
+static void complete_standard(void) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+    if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0) return;
+}
+
+void sd_l_system_begin(lua_State *L) {
+  complete_standard();
+  take_inherited(L);
 }
 
 void sd_l_system_register(lua_State *L) {

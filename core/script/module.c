@@ -42,10 +42,13 @@ int luaopen_sockdrawer_core(lua_State *L) {
   int main_state = lua_pushthread(L);
   lua_pop(L, 1);
   if (!main_state) return luaL_error(L, "sockdrawer.core must be loaded outside coroutines");
+  sd_l_system_begin(L);
   int err = sd_vm_open(L);
   if (err) return luaL_error(L, "sockdrawer.core: %s", sd_error_text(err));
   signal(SIGPIPE, SIG_IGN);
   lua_newtable(L);
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "inherited");
   luaL_register(L, NULL, functions);
   sd_task_register(L);
   sd_l_channel_register(L);

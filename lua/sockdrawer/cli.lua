@@ -83,11 +83,16 @@ local function no_answer(path, err)
   return fail(("cannot ask %s: %s"):format(path, err), outcomes.FAILED)
 end
 
+-- What was said already is not said again: often the message is all failures, and a traceback begins with it.
 local function refused(failure)
   local data = type(failure.data) == "table" and failure.data or {}
-  complain("sockdrawer: " .. tostring(failure.message))
-  for _, line in ipairs(data.failures or {}) do complain(tostring(line)) end
-  if data.traceback then complain(tostring(data.traceback)) end
+  local said = "sockdrawer: " .. tostring(failure.message)
+  complain(said)
+  for _, text in ipairs { table.concat(data.failures or {}, "\n"), data.traceback } do
+    for line in (tostring(text) .. "\n"):gmatch "(.-)\n" do
+      if line ~= "" and not said:find(line, 1, true) then complain(line) end
+    end
+  end
   return outcomes.of_code(failure.code).exit
 end
 
@@ -178,6 +183,10 @@ function actions.later(command)
 end
 
 function actions.run(command)
+  local ready_fd = command.overrides.ready_fd
+  if ready_fd and ready_fd > 2 and not core.inherited[ready_fd] then
+    return fail(("--ready-fd %d: there is no such descriptor"):format(ready_fd), outcomes.USAGE)
+  end
   local supervisor = require "sockdrawer.supervisor"
   return supervisor.run(start_options(command))
 end
