@@ -5,6 +5,7 @@
 
 local json = require "dkjson"
 local outcomes = require "sockdrawer.outcomes"
+local strict = require "sockdrawer.jsonrpc.strict"
 local verbs = require "sockdrawer.verbs"
 
 local jsonrpc = { MAX_LINE = 1024 * 1024 }
@@ -182,7 +183,7 @@ end
 ---@param line string
 ---@return sockdrawer.Request? request, string? answer
 function jsonrpc.parse(line)
-  local message = decode(line)
+  local message = strict.is_json(line) and decode(line) or nil
   if message == nil then return nil, jsonrpc.error_line(nil, "parse") end
   local fault = find_fault(message)
   local id = type(message) == "table" and valid_id(message.id) and message.id or nil
