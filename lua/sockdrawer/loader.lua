@@ -57,7 +57,7 @@ end
 
 -- Every failure of a script needs to say which file, whatever the raise looked like.
 local function with_file(path, err)
-  return (err:find "^[^:\n]+:%d+: " or err:find(path, 1, true)) and err or path .. ": " .. err
+  return (err:find "^[^:\n]+:%d+: " or err:find(path, 1, true)) and err or path .. ":1: " .. err
 end
 
 local function evaluate(params)
@@ -194,7 +194,8 @@ local function settle(params)
   runtime.role = "loader"
   local overrides = params.overrides or {}
   runtime.name = params.name or overrides.name or params.path and options.base_name(params.path) or runtime.name
-  runtime.loops = params.loops or overrides.loops or require("sockdrawer.core").cpus()
+  runtime.loops = math.max(1, params.loops or overrides.loops or require("sockdrawer.core").cpus())
+  runtime.supervisor_uid = params.uid
 end
 
 -- The supervisor ends us when it has the answer; should it forget, we leave by ourselves.

@@ -12,6 +12,7 @@ local runtime = {
   loops = 0,
   name = "",
   loading = nil,   -- while a script or module loads: its scope
+  supervisor_uid = nil, -- in a loader: its own may be that of sd.server{ user = }
   control = nil,   -- fn(verb, params) → result | nil, err, data: asks the instance
   states = {},     -- the tables of sd.state, which outlive every generation
 }

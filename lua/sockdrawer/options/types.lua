@@ -144,7 +144,7 @@ local function check_user(value)
   if not ok or not core.lookup_user then return value end
   local uid, why = core.lookup_user(value)
   if not uid then return nil, tostring(why) end
-  local own = core.getuid()
+  local own = require("sockdrawer.runtime").supervisor_uid or core.getuid() -- who starts the workers
   if own ~= 0 and own ~= uid then return nil, "only root can become another user" end
   return value
 end

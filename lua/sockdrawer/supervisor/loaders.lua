@@ -1,5 +1,6 @@
 --- Disposable processes that look at code before anybody depends on it: one job each, one kept started in advance.
 
+local core = require "sockdrawer.core"
 local process = require "sockdrawer.supervisor.process"
 
 local loaders = {}
@@ -64,7 +65,7 @@ function Loaders:job(op, params, what)
   if not child then return nil, "cannot start a loader" end
   local settings = self.settings()
   local seconds = settings.load_timeout
-  params.name, params.loops = settings.name, settings.loops
+  params.name, params.loops, params.uid = settings.name, settings.loops, core.getuid()
   local result, err, data = child.peer:call(op, params, { timeout = seconds or nil })
   if result == nil and (err == "timeout" or err == "closed") then
     err, data = explain(child, err, what, seconds), nil

@@ -55,6 +55,11 @@ function Notify:say(text)
   ffi.C.close(fd)
 end
 
+--- A reload begins; READY=1 says that it is over.
+function Notify:reloading()
+  self:say("RELOADING=1\nMONOTONIC_USEC=" .. ("%.0f"):format(core.now() * 1e6))
+end
+
 --- The lines on stdout that scripts wait for.
 ---@param addresses { pool: string, address: string }[]
 function Notify:ready(addresses)

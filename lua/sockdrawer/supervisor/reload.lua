@@ -14,13 +14,13 @@ local function list_of(items)
   return setmetatable(items or {}, ARRAY)
 end
 
---- Evaluates the script in a loader.
+--- Evaluates the script in a loader. A script that the loader did not survive has its first line blamed.
 ---@return table|nil answer { spec, snapshot, handlers }, string|nil err, table|nil data
 function reload.evaluate(instance)
   local answer, err, data = instance.loaders:job("script", {
     path = instance.script_path, args = instance.script_args, overrides = instance.overrides,
-  }, instance.script_path)
-  if not answer then return nil, err, data end
+  }, "the script")
+  if not answer then return nil, data and err or ("%s:1: %s"):format(instance.script_path, err), data end
   reload.complete(answer)
   return answer
 end
@@ -237,7 +237,7 @@ end
 function reload.reload(instance, params, who)
   local started = core.now()
   return instance.changes:alone("reload", params.wait, function()
-    instance.notify:say("RELOADING=1\nMONOTONIC_USEC=" .. ("%.0f"):format(core.now() * 1e6))
+    if not params.dry_run then instance.notify:reloading() end
     local answer, err, data = reload.evaluate(instance)
     local result
     if answer then
@@ -245,7 +245,7 @@ function reload.reload(instance, params, who)
       err = refusal(instance, diff)
       if not err then result, err, data = apply(instance, params, who, answer, diff, started) end
     end
-    instance.notify:say("READY=1")
+    if not params.dry_run and instance.state == "ready" then instance.notify:say "READY=1" end
     return result, err, data
   end)
 end
@@ -259,6 +259,7 @@ function reload.diff(instance, params)
   local diff = difference.specs(instance.spec, answer.spec)
   local result = { server = diff.server, pools = {}, added = list_of {}, removed = list_of(diff.removed) }
   for path, pair in pairs(diff.server_later) do result.server[path] = pair end
+  for _, key in ipairs(diff.fixed) do result.server[key] = { instance.spec.server[key], answer.spec.server[key] } end
   for _, spec in ipairs(diff.added) do table.insert(result.added, spec.name) end
   for _, row in ipairs(diff.pools) do
     local changed, pool = row.options, instance.pools.by_name[row.name]
