@@ -99,6 +99,9 @@ end
 -- The instance: sd.ctl.status{}, sd.ctl.swap{ pool = "echo" }, …
 
 local function ask(verb, params)
+  if params ~= nil and type(params) ~= "table" then
+    error(("sd.ctl.%s: parameters go by name, in a table, not as a %s"):format(verb, type(params)), 3)
+  end
   if runtime.loading_scope() then error(("sd.ctl.%s cannot be asked while code loads"):format(verb), 3) end
   if not runtime.control then error(("sd.ctl.%s: there is no instance around this code"):format(verb), 3) end
   return runtime.control(verb, params or {})

@@ -171,6 +171,7 @@ local function parse_listen(text)
 end
 
 function overrides.listen(value, out, report)
+  out.listen_given = true
   for _, text in ipairs(types.as_list(value) or {}) do
     local entry = parse_listen(tostring(text))
     local canonical, why = types.addresses.parse(entry.address)

@@ -1,7 +1,7 @@
 --- The control socket: JSON-RPC over a unix socket, the server's side and the caller's.
 --
 -- One task per connection: its requests are answered in order, those of several connections side by side. A client
--- that says nothing costs a place among MAX_CLIENTS; when the places are full, the one silent for longest goes.
+-- that says nothing costs a place; when the places are full, the one silent for longest goes.
 
 local core = require "sockdrawer.core"
 local instances = require "sockdrawer.instances"
@@ -9,7 +9,7 @@ local jsonrpc = require "sockdrawer.jsonrpc"
 
 local rpc = {}
 
-local MAX_CLIENTS = 64
+local MAX_CLIENTS, SHARE = 1000, 4 -- but no more than a quarter of the descriptors there can be
 local SILENCE, WRITE_TIMEOUT = 60, 30
 local LONGEST_ANSWER = 256 * 1024 * 1024
 
@@ -45,7 +45,7 @@ function Server:_serve_requests(conn, client)
 end
 
 function Server:_make_place()
-  if self.count < MAX_CLIENTS then return true end
+  if self.count < self.places then return true end
   local oldest
   for conn, client in pairs(self.clients) do
     local since = client.silent_since
@@ -115,6 +115,11 @@ function Server:finish(seconds)
   for conn in pairs(self.clients) do conn:close { reset = true } end
 end
 
+local function count_places()
+  local _, most = core.rlimit "nofile"
+  return math.max(1, math.min(MAX_CLIENTS, math.floor(most / SHARE)))
+end
+
 --- Claims the control socket and serves `instance` on it (see jsonrpc.perform). `path` defaults to the one that belongs
 --- to instance.name. `mode` and `group` let others in: whoever the socket's mode admits is admitted.
 ---@param instance { name: string, call: function, supervised?: boolean }
@@ -126,7 +131,7 @@ function rpc.serve(instance, options)
   if not fd then return nil, remove end
   local server = setmetatable({
     instance = instance, path = path, remove = remove, clients = {}, count = 0,
-    widened = (options.mode or options.group) ~= nil,
+    places = count_places(), widened = (options.mode or options.group) ~= nil,
   }, Server)
   server.acceptor = core.accept_loop(fd, function(conn) server:_serve(conn) end)
   return server

@@ -238,7 +238,9 @@ local function options_with_listen(judge, declaration, count, report)
   local override = listen_override(judge, declaration.name, count)
   if override then given.listen = override end
   if declaration.is_script and given.listen == nil then
-    report "no address: give one with --listen, or let the handler have a default_listen"
+    if not judge.overrides.listen_given then
+      report "no address: give one with --listen, or let the handler have a default_listen"
+    end
     given.listen = "tcp://127.0.0.1:0" -- said once is enough
   end
   return given

@@ -5,6 +5,7 @@
 -- and in `sd.ctl`. `changes` marks what is logged with who asked, `show` names the table for people, `patient` says
 -- that the answer may take long by nature, `stage` that the verb comes later.
 
+local cidr = require "sockdrawer.cidr"
 local later = require "sockdrawer.options.later"
 
 local verbs = {}
@@ -68,6 +69,11 @@ types.deadline = {
   end,
 }
 types.count = { allowed = "a whole number from 1", check = between(1, 2 ^ 53, true), parse = tonumber }
+types.rate = {
+  allowed = "a number above 0",
+  check = function(value) return type(value) == "number" and value > 0 and value <= 1e6, value end,
+  parse = tonumber,
+}
 types.flag = {
   allowed = "true or false",
   check = function(value) return type(value) == "boolean", value end,
@@ -75,10 +81,7 @@ types.flag = {
 types.choice = { check = is_text }
 types.network = {
   allowed = "an address or network such as 10.0.0.0/8",
-  check = function(value)
-    return type(value) == "string" and #value < 64 and value:find "^[%x.:]+$" ~= nil
-      or type(value) == "string" and value:find "^[%x.:]+/%d%d?%d?$" ~= nil, value
-  end,
+  check = function(value) return type(value) == "string" and #value < 64 and cidr.parse(value) ~= nil, value end,
 }
 types.texts = {
   allowed = "one text or a list of them",
@@ -150,6 +153,7 @@ verbs.rows = {
     args = { parameter("ids", "texts", "ids of connections", { optional = true, many = true, alias = "conn" }) },
     options = {
       parameter("pool", "text", "those of this pool"), GENERATION, LOOP, PEER, IDLE_OVER,
+      parameter("rate", "rate", "no more than so many a second, so that they do not all come back at once"),
       parameter("reset", "flag", "with a reset, dropping what is still queued"),
     }, changes = true, patient = true, show = "line" },
   { name = "log", help = "change the log level, of everything or of one pool",
@@ -334,7 +338,9 @@ function verbs.pool_names(text)
   return names
 end
 
-local PLACEHOLDER = { text = "TEXT", seconds = "S", deadline = "S", count = "N", network = "CIDR", pools = "POOL" }
+local PLACEHOLDER = {
+  text = "TEXT", seconds = "S", deadline = "S", count = "N", rate = "N", network = "CIDR", pools = "POOL",
+}
 local OF_NAME = { pool = "POOL", module = "MODULE", key = "KEY", level = "LEVEL", ids = "CONN", after = "ID",
   sort = "KEY" }
 

@@ -146,6 +146,16 @@ describe("the control socket", function()
     for _, client in ipairs(silent) do client:close() end
   end)
 
+  it("answers two hundred who come together and ask in their own time", function()
+    local s, clients = start(), {}
+    for i = 1, 200 do clients[i] = s:control_connection() end
+    for _, client in ipairs(clients) do
+      send(client, '{"jsonrpc":"2.0","id":7,"method":"gens","params":{"pool":"main"}}')
+      assert.equal(7, receive(client).id)
+    end
+    for _, client in ipairs(clients) do client:close() end
+  end)
+
   it("is for the owner and root, whatever its mode says", function()
     if not is_root() then return pending "needs root, to become somebody else" end
     local s = start()
@@ -293,9 +303,23 @@ describe("a verb on the command line", function()
     assert.matches("no such connection: " .. id:gsub("%p", "%%%0"), err)
   end)
 
+  it("closes so many connections a second", function()
+    local s, clients = start(), {}
+    for i = 1, 4 do clients[i] = assert(s:connect()) end
+    assert.truthy(server.eventually(function() return #s:rpc "conns" == 4 end))
+    local before = process.now()
+    assert.same({ closed = 4, missing = {} }, s:rpc("close", { pool = "main", rate = 10 }))
+    local took = process.now() - before
+    assert.is_true(took >= 0.3 and took < 0.6 * process.scale, took)
+    for _, client in ipairs(clients) do client:close() end
+  end)
+
   it("ends with 2 when it is written wrongly, and asks nobody", function()
     local s = start()
-    for _, words in ipairs { "conns --limit x", "gens", "frobnicate", "stop --bogus", "swap main --mode sideways" } do
+    for _, words in ipairs {
+      "conns --limit x", "gens", "frobnicate", "stop --bogus", "swap main --mode sideways", "conns --peer 300.1.1.1",
+      "conns --peer 10.0.0.0/99", "close --pool main --rate 0",
+    } do
       local status, out, err = s:ctl(words)
       assert.equal(2, status, words)
       assert.equal("", out)
@@ -306,7 +330,8 @@ describe("a verb on the command line", function()
   it("ends with 1 when it is refused, and says why on stderr", function()
     local s = start()
     for words, why in pairs {
-      ["info nobody"] = "nobody", ["gens nobody"] = "nobody", ["swap nobody"] = "nobody",
+      ["info nobody"] = "nobody", ["gens nobody"] = "nobody", ["close --pool nobody"] = "nobody",
+      ["swap nobody"] = "nobody",
       ["drain nobody --json"] = "nobody", ["rollback main"] = "no previous generation",
       ["relisten main :1"] = "not available yet",
       ["swap main --mode migrate"] = "not available yet",
@@ -394,6 +419,7 @@ describe("a verb on the command line", function()
     assert.matches("no good", err)
     assert.matches("traceback", err)
     assert.matches("bad.lua:1", err)
+    assert.equal(1, select(2, err:gsub("no good", "")), err)
     local failure = select(2, s:rpc("swap", { pool = "echo", module = "handlers.bad" }))
     assert.matches("traceback", failure.data.traceback)
     assert.equal(1, s:rpc("status").pools[1].generation)
@@ -447,5 +473,8 @@ describe("a verb on the command line", function()
       assert.equal(1, status)
       assert.matches("needs a supervisor", err)
     end
+    local before = process.now()
+    assert.equal(0, (s:ctl "stop"))
+    assert.is_true(process.now() - before < process.scale, "it waits for no process but its own")
   end)
 end)

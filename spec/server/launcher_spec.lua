@@ -154,6 +154,9 @@ describe("a check", function()
     local status, _, err = check 'require("sockdrawer").pool("b", { listen = ":0", handler = "handlers.missing" })'
     assert.equal(2, status)
     assert.matches("main.lua:1: [^\n]*handlers.missing", err)
+    status, _, err = check(ECHO, "-l", "nonsense")
+    assert.equal(2, status)
+    assert.matches("^%-%-listen nonsense: [^\n]*\n$", err)
     status, _, err = check "return function("
     assert.equal(2, status)
     assert.matches("main.lua:1", err)

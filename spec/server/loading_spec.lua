@@ -27,7 +27,7 @@ describe("a script that is bad to load", function()
   end)
 
   it("cannot leave by itself", function()
-    refused("os.exit(0)", "loader died: exit 0")
+    refused("os.exit(0)", "bad.lua:1: loader died: exit 0")
   end)
 
   it("cannot wait", function()

@@ -93,8 +93,10 @@ describe("sd", function()
         local result, err, data = sd.ctl.swap { pool = "nosuch" }
         return tostring(result), err, type(data)
       end,
+      careless = function() return select(2, pcall(sd.ctl.swap, "main")) end,
     ]]
     assert.equal("main", ask(s, "name"))
+    assert.match("sd.ctl.swap: parameters go by name", ask(s, "careless"))
     assert.match("^nil .+", ask(s, "wrong"))
   end)
 

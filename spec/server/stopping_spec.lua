@@ -76,6 +76,7 @@ describe("TERM", function()
     s:kill "INT"
     assert.equal(3, s:wait(5))
     assert.is_true(process.now() - before < 0.2 * process.scale)
+    assert.matches("event=change [^\n]*signal=TERM[^\n]*verb=stop", s:log())
   end)
 
   it("goes on accepting during the delay", function()

@@ -86,8 +86,8 @@ function Changes:_prepare(id, plan, workers)
   local answers = self.instance.workers:ask(workers, "prepare", params, seconds)
   local ready, failure = {}, nil
   for _, worker in ipairs(workers) do
-    worker.preparing = false
     local answer = answers[worker]
+    worker.preparing = answer[2] == "timeout" -- then it is killed, and no handler is to blame
     if answer[1] then
       table.insert(ready, worker)
     else

@@ -2,6 +2,7 @@
 --
 -- Those that are not stuck are asked; whoever does not answer in time is listed under `missing`.
 
+local core = require "sockdrawer.core"
 local pools = require "sockdrawer.supervisor.pools"
 
 local connections = {}
@@ -66,11 +67,13 @@ local function after_id(rows, id)
   return list()
 end
 
-function connections.conns(instance, params)
-  if params.pool then
-    local pool, err = instance.pools:find(params.pool)
-    if not pool then return nil, err end
-  end
+-- A pool that the script has given up is still there for the connections it has.
+local function check_pool(instance, name)
+  if not name or instance.leaving[name] then return true end
+  return instance.pools:find(name)
+end
+
+local function list_matching(instance, params)
   local answers, missing = ask(instance, "conns", {
     pool = params.pool, generation = params.generation, loop = params.loop, peer = params.peer,
     idle_over = params.idle_over,
@@ -79,6 +82,13 @@ function connections.conns(instance, params)
   for _, answer in pairs(answers) do
     for _, row in ipairs(type(answer[1]) == "table" and answer[1] or {}) do rows[#rows + 1] = row end
   end
+  return rows, missing
+end
+
+function connections.conns(instance, params)
+  local ok, err = check_pool(instance, params.pool)
+  if not ok then return nil, err end
+  local rows, missing = list_matching(instance, params)
   table.sort(rows, order_by(params.sort or "id"))
   if params.after then rows = after_id(rows, params.after) end
   for i = #rows, (params.limit or #rows) + 1, -1 do rows[i] = nil end
@@ -86,8 +96,7 @@ function connections.conns(instance, params)
   return rows
 end
 
---- close: by ids or by filters.
-function connections.close(instance, params)
+local function close_at_once(instance, params)
   local workers = instance.workers:in_state("running", "draining")
   local answers = instance.workers:ask(workers, "close", params, ANSWER)
   local result, seen, failure = { closed = 0, missing = list() }, {}, nil
@@ -105,6 +114,34 @@ function connections.close(instance, params)
   end
   table.sort(result.missing)
   return result
+end
+
+-- Those that a slow close is about: named, or what matches now.
+local function ids_of(instance, params)
+  if params.ids then return params.ids end
+  local ids = {}
+  for i, row in ipairs(list_matching(instance, params)) do ids[i] = row.id end
+  return ids
+end
+
+-- What ends by itself meanwhile is missed only where it was named.
+local function close_in_turn(instance, params)
+  local result = { closed = 0, missing = list() }
+  for i, id in ipairs(ids_of(instance, params)) do
+    if i > 1 then core.park(1 / params.rate) end
+    local one, err = close_at_once(instance, { ids = { id }, reset = params.reset })
+    if not one then return nil, err end
+    result.closed = result.closed + one.closed
+    if params.ids and one.missing[1] then table.insert(result.missing, id) end
+  end
+  return result
+end
+
+--- close: by ids or by filters, all together or so many a second.
+function connections.close(instance, params)
+  local ok, err = check_pool(instance, params.pool)
+  if not ok then return nil, err end
+  return (params.rate and close_in_turn or close_at_once)(instance, params)
 end
 
 return connections

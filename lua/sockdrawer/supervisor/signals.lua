@@ -6,9 +6,14 @@ local report = require "sockdrawer.supervisor.report"
 
 local signals = {}
 
-local function stop(instance)
+-- The instance does it itself, and its log says why.
+local function by_signal(instance, verb, params, name)
+  instance:call(verb, params, { uid = core.getuid(), pid = core.getpid(), signal = name })
+end
+
+local function stop(instance, name)
   if not instance.workers then return instance:leave(0) end
-  instance.stopping:stop { now = instance.stopping.begun }
+  by_signal(instance, "stop", { now = instance.stopping.begun }, name)
 end
 
 local function log_loops(instance)
@@ -38,8 +43,8 @@ local function report_all(instance)
   log_pools(instance)
 end
 
-local function reload(instance)
-  instance:call("reload", { wait = 60 }, { uid = core.getuid(), pid = core.getpid(), signal = "HUP" })
+local function reload(instance, name)
+  by_signal(instance, "reload", { wait = 60 }, name)
 end
 
 local actions = {
@@ -54,7 +59,7 @@ function signals.listen(instance)
     while true do
       local name = received:receive()
       if actions[name] then
-        core.spawn(function() actions[name](instance) end):detach()
+        core.spawn(function() actions[name](instance, name) end):detach()
       end
     end
   end):detach()

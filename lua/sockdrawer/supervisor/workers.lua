@@ -217,11 +217,11 @@ end
 
 -- ---------------------------------------------------------------- the group
 
--- The end of the channel is what a worker that has said yes waits for.
+-- The end of the channel is what a worker that has said yes waits for. In our own process nobody does.
 local function leave(worker)
   worker.peer:call("exit", {}, { timeout = STOP_SECONDS })
-  worker.peer:close()
   if worker.child.embedded then worker.child:kill() end
+  worker.peer:close()
 end
 
 function Workers:_child(loop)

@@ -134,6 +134,7 @@ function control.drain(params) end
 ---@field loop? integer only those of this loop
 ---@field peer? string only peers in this network
 ---@field idle_over? number only those idle for longer
+---@field rate? nil no more than so many a second, so that they do not all come back at once
 ---@field reset? boolean with a reset, dropping what is still queued
 
 --- Close connections, by id or by what they have in common.
