@@ -46,7 +46,7 @@ static sd_end judge(const l_conn *c) {
 }
 
 /* Each function in a task of its own: one that raises keeps no other from running. */
-static void run_on_close(l_conn *c) {
+void sd_l_conn_run_on_close(l_conn *c, sd_end why) {
   if (!c->has_on_close) return;
   c->has_on_close = false;
   lua_State *L = sd_the_vm.L;
@@ -58,10 +58,16 @@ static void run_on_close(l_conn *c) {
     lua_State *co = sd_task_coroutine();
     lua_rawgeti(L, -1, i);
     lua_xmove(L, co, 1);
-    lua_pushstring(co, sd_end_name((sd_end)c->conn.end));
+    lua_pushstring(co, sd_end_name(why));
     sd_task_spawn(co, 1, NULL);
   }
+  lua_pushnil(L); /* it may go on with other code, which has its own to register */
+  lua_setfield(L, -3, "on_close");
   lua_pop(L, 3);
+}
+
+static void run_on_close(l_conn *c) {
+  sd_l_conn_run_on_close(c, (sd_end)c->conn.end);
 }
 
 static void fail_waiters(l_conn *c, int read_err, int write_err) {
@@ -98,6 +104,7 @@ static void finish(l_conn *c, sd_end why) {
 
 static void on_handler_end(sd_task *task, sd_task_end how, const char *error) {
   l_conn *c = (l_conn *)((char *)task - offsetof(l_conn, task));
+  if (sd_l_move_go_on(c)) return;
   c->handler_over = true;
   if (how == SD_TASK_FAILED) sd_task_report(task->serial, error, c);
   sd_conn_note_end(&c->conn, how == SD_TASK_FAILED ? SD_END_ERROR : judge(c));
@@ -518,6 +525,7 @@ void sd_l_connection_register(lua_State *L) {
   sd_l_read_register(L);
   sd_l_write_register(L);
   sd_l_pipe_register(L);
+  sd_l_move_register(L);
   /* Lua may add methods of its own to this table. */
   lua_pushvalue(L, -1);
   lua_setfield(L, LUA_REGISTRYINDEX, "sockdrawer.connection.methods");

@@ -1,6 +1,7 @@
 /* The connection as a handler sees it: a userdata with the C struct inside.
  * l_connection.c has its life and its small methods, l_read.c and l_write.c the
- * two directions, l_pipe.c and l_connect.c what their names say. */
+ * two directions, l_move.c its ways from one code or loop to another, l_pipe.c and
+ * l_connect.c what their names say. */
 #ifndef SD_L_CONNECTION_H
 #define SD_L_CONNECTION_H
 
@@ -24,6 +25,8 @@ typedef struct {
   struct l_lent *lent;
   uint8_t kind;
   bool interrupt; /* draining may end it while nothing has arrived */
+  bool follow;    /* newer code may end it there, and who wants to move it */
+  bool driven;    /* the driver of callbacks waits: whatever is buffered goes along */
   bool iterator;  /* partial input stays in the buffer, failure is one nil */
 } read_op;
 
@@ -40,9 +43,15 @@ struct l_conn {
   l_conn *next, **link; /* in the pool's list */
   sd_owned owned;       /* outbound: ends with the task that opened it */
   uint64_t serial;
+  uint64_t told_of; /* the newest generation that a read said "outdated" for */
+  lua_State *heir;  /* what the handler's task goes on as when it has ended */
+  l_generation *heir_generation;
+  int32_t heir_args;
   int32_t stopped;     /* what ended the last read, 0: nothing did */
   bool idle_out;       /* it was the idle timeout */
   bool draining, told; /* the handler is to be told, was told */
+  bool wanted, asked;  /* somebody waits for it to come between two messages; it was said */
+  bool follows;        /* it has read with `follow` */
   bool handler_over, gone, has_extra, has_on_close;
 };
 
@@ -59,6 +68,9 @@ void sd_l_conn_serve(l_conn *c, lua_State *co, int nargs);
 /* Says "shutdown" once, now or at the next place where it may be said. */
 void sd_l_conn_drain(l_conn *c);
 
+/* Runs what on_close was given, each function in a task of its own. */
+void sd_l_conn_run_on_close(l_conn *c, sd_end why);
+
 /* Closes at once, for this reason; the handler gets one more turn, then ends. */
 void sd_l_conn_cut(l_conn *c, sd_end why, bool reset);
 
@@ -74,7 +86,8 @@ void sd_l_read_on_readable(sd_conn *conn);
 void sd_l_read_on_deadline(sd_conn *conn);
 void sd_l_read_fail(l_conn *c, int err);
 bool sd_l_read_interrupt(l_conn *c);
-void sd_l_read_retime(l_conn *c); /* timeouts or the deadline have changed */
+void sd_l_read_retime(l_conn *c);  /* timeouts or the deadline have changed */
+bool sd_l_read_outdate(l_conn *c); /* newer code is live, or it is wanted: ends a wait that follows */
 
 /* ---- l_write.c ---- */
 void sd_l_write_register(lua_State *L);
@@ -97,12 +110,19 @@ void sd_l_pipe_register(lua_State *L);    /* method pipe */
 void sd_l_connect_register(lua_State *L); /* core.connect, core.accept_loop */
 void sd_l_connection_register(lua_State *L);
 
+/* ---- l_move.c: on with other code ---- */
+void sd_l_move_register(lua_State *L);
+bool sd_l_move_go_on(l_conn *c); /* its handler has ended: false when there is no heir */
+
 /* ---- l_pool.c ---- */
 void sd_l_pool_register(lua_State *L);
 void sd_l_pool_conn_closed(l_conn *c);                                   /* its descriptor is gone */
 void sd_l_pool_conn_over(l_conn *c, sd_task_end how, const char *error); /* its handler is */
 void sd_l_pool_conn_gone(l_conn *c);                                     /* both */
 void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which);    /* pool, generation, loop */
+l_generation *sd_l_pool_generation(const l_pool *pool, uint64_t number); /* or NULL */
+void sd_l_pool_conn_change(l_conn *c, l_generation *to);
+uint64_t sd_l_pool_newer(const l_conn *c); /* the live generation if it is newer, else 0 */
 const sd_conn_limits *sd_l_pool_limits(const l_pool *pool);
 
 #endif

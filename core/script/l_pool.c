@@ -79,6 +79,15 @@ static void unlink_connection(l_conn *c) {
   c->pool->count--;
 }
 
+l_generation *sd_l_pool_generation(const l_pool *pool, uint64_t number) {
+  return find_generation(pool, number);
+}
+
+uint64_t sd_l_pool_newer(const l_conn *c) {
+  const l_generation *live = sd_l_pool_current(c->pool);
+  return live != NULL && live->number > c->task.generation ? live->number : 0;
+}
+
 void sd_l_pool_conn_closed(l_conn *c) {
   sd_scoreboard_count_closed(sd_the_vm.scoreboard, c->pool->index);
   sd_scoreboard_release(sd_the_vm.scoreboard, c->pool->index);
@@ -110,16 +119,28 @@ static void tell_ended(l_conn *c) {
   sd_task_spawn(co, 1, NULL);
 }
 
-void sd_l_pool_conn_gone(l_conn *c) {
-  l_pool *pool = c->pool;
-  l_generation *g = c->generation;
-  tell_ended(c);
-  unlink_connection(c);
-  c->generation = NULL;
+/* One connection of the generation less; the last one of an old one ends it. */
+static void leave(l_pool *pool, l_generation *g) {
   if (--g->connections > 0) return;
   bool current = g->number == sd_scoreboard_generation(sd_the_vm.scoreboard, pool->index);
   if (!current) tell_drained(pool, g);
   if (g->forgotten) free_generation(pool, g);
+}
+
+void sd_l_pool_conn_gone(l_conn *c) {
+  l_generation *g = c->generation;
+  tell_ended(c);
+  unlink_connection(c);
+  c->generation = NULL;
+  leave(c->pool, g);
+}
+
+void sd_l_pool_conn_change(l_conn *c, l_generation *to) {
+  l_generation *from = c->generation;
+  to->connections++;
+  c->generation = to;
+  c->task.generation = to->number;
+  leave(c->pool, from);
 }
 
 void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which) {
@@ -316,6 +337,12 @@ static int l_try(lua_State *L) {
   return 0;
 }
 
+/* outdate(): newer code is live; ends the waits of those that follow it. */
+static int l_outdate(lua_State *L) {
+  for (l_conn *c = sd_l_pool_check(L)->connections; c != NULL; c = c->next) sd_l_read_outdate(c);
+  return 0;
+}
+
 static int l_pause(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
   pool->paused = lua_toboolean(L, 2);
@@ -439,6 +466,7 @@ void sd_l_pool_register(lua_State *L) {
     { "on_event", l_on_event },
     { "on_ended", l_on_ended },
     { "close", l_pool_close },
+    { "outdate", l_outdate },
     { NULL, NULL },
   };
   sd_class(L, SD_POOL, methods, NULL);

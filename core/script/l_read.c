@@ -234,6 +234,21 @@ static int say_shutdown(l_conn *c, lua_State *to) {
   return give_up(c, to, SD_ESHUTDOWN, 0);
 }
 
+/* Newer code is live or somebody wants it elsewhere, and the handler was not told. */
+static bool is_outdated(const l_conn *c) {
+  if (c->wanted && !c->asked) return true;
+  return !c->op.driven && c->pool != NULL && sd_l_pool_newer(c) > c->told_of;
+}
+
+static int say_outdated(l_conn *c, lua_State *to) {
+  c->asked = true;
+  if (c->pool != NULL && !c->op.driven) {
+    uint64_t newer = sd_l_pool_newer(c);
+    if (newer != 0) c->told_of = newer;
+  }
+  return give_up(c, to, SD_EOUTDATED, 0);
+}
+
 /* When the wait is over: the operation's own timeout, or the idle one, and the
  * connection's deadline, whichever is first. False when that is now already. */
 static bool set_deadline(l_conn *c) {
@@ -252,7 +267,13 @@ static bool set_deadline(l_conn *c) {
 /* Runs the operation in c->op for the running task. */
 static int perform(lua_State *L, l_conn *c, sd_task *task) {
   bool tired = c->conn.state == SD_CONN_OPEN && sd_conn_tired(&c->conn);
-  int n = tired ? 0 : try_op(c, L);
+  int n = 0;
+  /* Before the first byte of the next message is looked at: a sender without end
+   * must not keep it from following. */
+  if (c->op.follow && c->conn.state == SD_CONN_OPEN && is_outdated(c))
+    n = say_outdated(c, L);
+  else if (!tired)
+    n = try_op(c, L);
   if (n == 0 && may_interrupt(c)) n = say_shutdown(c, L);
   if (n == 0 && !set_deadline(c)) n = give_up(c, L, SD_ETIMEOUT, SIZE_MAX);
   if (n > 0) {
@@ -300,6 +321,16 @@ void sd_l_read_fail(l_conn *c, int err) {
   sd_task_wake(task, n);
 }
 
+bool sd_l_read_outdate(l_conn *c) {
+  if (c->reader == NULL || !c->op.follow || !is_outdated(c)) return false;
+  if (!c->op.driven && sd_buffer_length(&c->conn.in) > 0) return false;
+  sd_task *task = c->reader;
+  int n = say_outdated(c, task->co);
+  stop_waiting(c);
+  sd_task_wake(task, n);
+  return true;
+}
+
 bool sd_l_read_interrupt(l_conn *c) {
   if (c->reader == NULL || !may_interrupt(c)) return false;
   sd_task *task = c->reader;
@@ -339,13 +370,15 @@ static void take_options(lua_State *L, int index, read_op *op) {
   luaL_checktype(L, index, LUA_TTABLE);
   op->timeout = sd_opt_ms(L, index, "timeout");
   op->max = field_size(L, index, "max", op->max);
-  if (field_true(L, index, "interrupt") || field_true(L, index, "follow")) op->interrupt = true;
+  op->follow = field_true(L, index, "follow");
+  if (op->follow || field_true(L, index, "interrupt")) op->interrupt = true;
 }
 
 static int perform_as(lua_State *L, l_conn *c, const read_op *op, const char *what) {
   sd_task *task = sd_task_here(L, what);
   if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
   c->op = *op;
+  if (op->follow && !op->driven) c->follows = true;
   return perform(L, c, task);
 }
 
@@ -477,7 +510,7 @@ static int l_unread(lua_State *L) {
 static int l_read_message(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   read_op op = lua_isnoneornil(L, 2) ? some(c) : framed(L, c, 2);
-  op.interrupt = true;
+  op.interrupt = op.follow = op.driven = true;
   if (lua_isnumber(L, 3)) {
     double seconds = lua_tonumber(L, 3);
     op.timeout = seconds < 4e6 ? (int64_t)(seconds * 1000 + 0.999) : 0;

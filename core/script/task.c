@@ -264,7 +264,8 @@ static void on_timeout(sd_timer *timer) {
 
 void sd_task_start(sd_task *task, lua_State *co, int nargs, sd_owner *owner) {
   task->co = co;
-  task->serial = ++sd_the_vm.serial;
+  if (task->serial == 0) task->serial = ++sd_the_vm.serial; /* one that starts anew keeps its own */
+  task->doomed = false;
   task->owned.kind = &task_kind;
   task->timer.fire = on_timeout;
   task->pending = (uint16_t)nargs;

@@ -6,6 +6,7 @@
 
 local core = require "sockdrawer.core"
 local shape = require "sockdrawer.generation.shape"
+local wishes = require "sockdrawer.wishes"
 
 local callbacks = {}
 
@@ -66,6 +67,7 @@ end
 
 function results.switch(session, module, state)
   session.handler = resolve(session, module)
+  session.switched = type(module) == "string" and module or true
   session.state = state
 end
 
@@ -122,6 +124,11 @@ function events.limit(session, conn)
   return tell_error(session, conn, "limit")
 end
 
+-- Somebody wants it to go on elsewhere, and it is between two callbacks. A wish that comes true does not return.
+function events.outdated(session, conn)
+  for wish in wishes.each(conn) do wish(conn, session) end
+end
+
 -- Everything else is an errno name.
 local function on_failure(session, conn, err)
   session.ended = err == "ECONNRESET" and "reset" or "error"
@@ -146,18 +153,31 @@ function callbacks.wait_end(session, conn, timeout)
     session.watched = true
     conn:on_close(function() task:wake() end)
   end
+  if wishes.pending(conn) then return nil, "outdated" end
   waiting[id] = task
   local _, why = core.park(timeout or nil)
   waiting[id] = nil
   return nil, why or "closed"
 end
 
+local function interrupt(conn, word)
+  local task = waiting[conn.id]
+  if task then task:wake(nil, word) end
+end
+
 --- Tells a connection that its pool drains.
 ---@param conn table
 function callbacks.drain(conn)
   conn:_drain()
-  local task = waiting[conn.id]
-  if task then task:wake(nil, "shutdown") end
+  interrupt(conn, "shutdown")
+end
+
+--- Asks for something that is done when the connection is between two callbacks, or at its `become`.
+---@param conn table
+---@param wish fun(conn: table, session: table|nil, carried: table|nil) returns if nothing came of it
+function callbacks.wish(conn, wish)
+  wishes.add(conn, wish)
+  interrupt(conn, "outdated")
 end
 
 -- One wait, and what came of it. An interrupted wait is not over: its timeout stands.
@@ -175,13 +195,11 @@ local function step(session, conn)
     return
   end
   if partial and err ~= "limit" then conn:unread(partial) end -- a frame may still become whole
-  if err == "shutdown" and timeout ~= session.idle then session.once = timeout end
+  if (err == "shutdown" or err == "outdated") and timeout ~= session.idle then session.once = timeout end
   return (events[err] or on_failure)(session, conn, err)
 end
 
-local function drive(session, conn, args)
-  local handle_connection = session.handler.handle_connection
-  if handle_connection then apply(session, handle_connection(conn, args)) end
+local function drive(session, conn)
   while not session.ended do step(session, conn) end
   -- The core knows best what to call an end by the handler's own will: after a drain, say.
   if session.ended ~= "handler" then conn:_note(session.ended) end
@@ -195,7 +213,33 @@ function callbacks.entry(handler, env)
   return function(conn, args)
     local session = { handler = handler, env = env, conn = conn }
     conn:_extra().session = session
-    return drive(session, conn, args)
+    local handle_connection = handler.handle_connection
+    if handle_connection then apply(session, handle_connection(conn, args)) end
+    return drive(session, conn)
+  end
+end
+
+--- What of a session goes along to other code or to another loop.
+---@param session table
+---@param state any plain data
+---@return table carried plain data
+function callbacks.carry(session, state)
+  return {
+    state = state, idle = session.idle, once = session.once, eof = session.eof, switched = session.switched,
+  }
+end
+
+--- Makes the function that goes on where another generation, or another loop, has stopped.
+---@param handler table
+---@param env { require: fun(name: string): any }
+---@return fun(conn: table, args: table, carried: table)
+function callbacks.resume(handler, env)
+  return function(conn, _, carried)
+    local session = { handler = handler, env = env, conn = conn }
+    for key, value in pairs(carried) do session[key] = value end
+    if carried.switched then session.handler = resolve(session, carried.switched) end
+    conn:_extra().session = session
+    return drive(session, conn)
   end
 end
 

@@ -88,6 +88,18 @@ local function module_handler(change, wanted, origin)
   return loaded.handler, loaded.env.require, scope
 end
 
+-- How a connection comes into the code: new, or from other code with what it carries.
+
+local enter, resume = {}, {}
+
+enter["function"] = function(handler) return handler end
+resume["function"] = function(handler)
+  return function(conn, args, carried) return handler(conn, args, carried.state) end
+end
+
+function enter.callbacks(handler, find) return callbacks.entry(handler, { require = find }) end
+function resume.callbacks(handler, find) return callbacks.resume(handler, { require = find }) end
+
 local function load_generation(self, change, name, wanted)
   local handler, find, scope
   if wanted.inline then
@@ -97,8 +109,11 @@ local function load_generation(self, change, name, wanted)
   end
   local shape, err = generation.check_shape(handler)
   if not shape then error({ text = err }, 0) end
-  local fn = shape == "callbacks" and callbacks.entry(handler, { require = find }) or handler
-  return { number = wanted.number, fn = fn, shape = shape, args = wanted.args or {}, scope = scope }
+  return {
+    number = wanted.number, origin = wanted.origin or wanted.number, args = wanted.args or {}, scope = scope,
+    shape = shape, handler = handler, find = find,
+    fn = enter[shape](handler, find), resume = resume[shape](handler, find),
+  }
 end
 
 -- The core's side.
@@ -226,6 +241,7 @@ local function commit_pool(self, entry)
   pool.current = loaded.number
   if loaded.scope then loaded.scope:commit() end
   pool.core:try()
+  pool.core:outdate()
   if old and (pool.core:counts()[old.number] or 0) == 0 then self:_retire(pool, old.number) end
   return pool
 end

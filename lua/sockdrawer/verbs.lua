@@ -17,7 +17,6 @@ local verbs = {}
 ---@field optional? boolean
 ---@field many? boolean    takes all remaining words
 ---@field choices? string[]
----@field later? table<string|boolean, integer>   values that a later stage brings
 
 ---@class sockdrawer.Verb
 ---@field name string
@@ -110,8 +109,9 @@ local GENERATION = parameter("generation", "count", "only those of this generati
 local LOOP = parameter("loop", "count", "only those of this loop")
 local PEER = parameter("peer", "network", "only peers in this network")
 local IDLE_OVER = parameter("idle_over", "seconds", "only those idle for longer")
-local MODE = parameter("mode", "choice", "new: open connections stay on their code; drain: they are asked to end",
-  { choices = { "new", "drain" }, later = { migrate = 2 } })
+local MODE = parameter("mode", "choice",
+  "new: open connections stay on their code; migrate: they go along where they can; drain: they are asked to end",
+  { choices = { "new", "drain", "migrate" } })
 
 -- What `conns` lists, in the order of its columns.
 verbs.connection_columns = {
@@ -236,8 +236,6 @@ end
 
 -- ok, value; or false, word, message.
 local function check_value(item, value)
-  local stage = item.later and type(value) == "string" and item.later[value]
-  if stage then return false, "later", ("%s %s is %s"):format(item.name, value, later.text(stage)) end
   local ok, result = types[item.type].check(value)
   if ok and is_choice(item, result) then return true, result end
   return false, "params", ("%s must be %s, not %s"):format(item.name, allowed_by(item), quoted(value))

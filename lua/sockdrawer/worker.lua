@@ -7,6 +7,7 @@ local core = require "sockdrawer.core"
 local cidr = require "sockdrawer.cidr"
 local drain = require "sockdrawer.drain"
 local log = require "sockdrawer.log"
+local migration = require "sockdrawer.migration"
 local runtime = require "sockdrawer.runtime"
 local serving = require "sockdrawer.serving"
 local tasks = require "sockdrawer.tasks"
@@ -220,6 +221,12 @@ function operations.close(self, params)
   return { closed = #rows, missing = missing }
 end
 
+-- Going on with other code.
+
+function operations.migrate(self, params)
+  return migration.run(self.serving.pools[params.pool], params.deadline)
+end
+
 -- Ending.
 
 function operations.drain(self, params)
@@ -298,6 +305,7 @@ function worker.start(channel, options)
   self.serving = serving.new(function(pool, number)
     self.peer:cast("drained_generation", { pool = pool, generation = number })
   end, report)
+  migration.pools = self.serving.pools
   package.preload.luv = require_luv
   core.on_task_error(on_task_error)
   runtime.control = function(verb, params) return ask_supervisor(self, verb, params) end

@@ -12,6 +12,7 @@ local function fake_pool(options)
   function pool.on_event() end
   function pool.on_ended() end
   function pool.try() end
+  function pool.outdate() end
   function pool:close() self.closed = true end
   function pool:configure(changed) self.configured = changed end
   function pool:counts() return self.open end

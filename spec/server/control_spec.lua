@@ -334,7 +334,6 @@ describe("a verb on the command line", function()
       ["swap nobody"] = "nobody",
       ["drain nobody --json"] = "nobody", ["rollback main"] = "no previous generation",
       ["relisten main :1"] = "not available yet",
-      ["swap main --mode migrate"] = "not available yet",
     } do
       local status, out, err = s:ctl(words)
       assert.equal(1, status, words .. ": " .. err)

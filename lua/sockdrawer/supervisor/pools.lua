@@ -95,7 +95,8 @@ function pools.handler_name(generation)
   return generation.module or "(inline)"
 end
 
---- A record of new code for a pool; it gets its number for good when it is decided.
+--- A record of new code for a pool; it gets its number for good when it is decided. `origin` is the number under
+--- which the code came into service first: by that a rollback is known as going back.
 ---@param pool table
 ---@param code { module: string|nil, inline: boolean, snapshot: table|nil, script: table|nil, digest: string,
 ---  version: any }
@@ -105,7 +106,7 @@ function pools.generation(pool, code, args)
   return {
     number = pool.last_number + 1, module = code.module, inline = code.inline or false, args = args,
     snapshot = not code.inline and code.snapshot or nil, script = code.script, digest = code.digest,
-    version = code.version,
+    version = code.version, origin = code.origin or code.number or pool.last_number + 1,
   }
 end
 
@@ -118,7 +119,7 @@ function pools.state_of(pool, generation)
     generation = {
       number = generation.number, module = generation.module, inline = generation.inline, args = generation.args,
       snapshot = generation.snapshot, script = generation.script, digest = generation.digest,
-      version = generation.version,
+      version = generation.version, origin = generation.origin,
     },
   }
 end

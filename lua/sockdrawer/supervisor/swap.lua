@@ -7,6 +7,9 @@ local verbs = require "sockdrawer.verbs"
 
 local swap = {}
 
+-- Seconds until every connection should have been between two messages, and for the answer on top of it.
+local MIGRATION, SPARE = 5, 1
+
 local function find_pools(instance, text)
   local list = {}
   for _, name in ipairs(verbs.pool_names(text)) do
@@ -109,6 +112,36 @@ local function drain_old(instance, entries, params, result)
   return result
 end
 
+-- One pool, all workers: how many connections went along, could not, stayed.
+local function migrate_pool(instance, pool, deadline)
+  local total = { migrated = 0, failed = 0, kept = 0, failures = setmetatable({}, { __jsontype = "array" }) }
+  local workers = instance.workers:in_state("running")
+  local timeout = deadline and deadline + SPARE or deadline == nil and MIGRATION + SPARE or nil
+  local answers = instance.workers:ask(workers, "migrate", { pool = pool.name, deadline = deadline }, timeout)
+  for _, answer in pairs(answers) do
+    local row = type(answer[1]) == "table" and answer[1] or { failures = {} }
+    for _, key in ipairs { "migrated", "failed", "kept" } do total[key] = total[key] + (row[key] or 0) end
+    for _, failure in ipairs(row.failures) do table.insert(total.failures, failure) end
+  end
+  return total
+end
+
+-- By now the new code is live; what follows is only about connections.
+local function migrate_old(instance, entries, params, result)
+  local rows = result.pool and { result } or result
+  local calls = {}
+  for i, entry in ipairs(entries) do
+    calls[i] = function() return migrate_pool(instance, entry.pool, params.deadline) end
+  end
+  local outcomes = sync.all(calls)
+  for i, row in ipairs(rows) do
+    for key, value in pairs(outcomes[i][1] or {}) do row[key] = value end
+  end
+  return result
+end
+
+local AFTERWARDS = { drain = drain_old, migrate = migrate_old }
+
 local function run(instance, verb, params, who, make_entries)
   local mode, entries = params.mode or "new", nil
   local started = core.now()
@@ -125,7 +158,7 @@ local function run(instance, verb, params, who, make_entries)
     if not kept then return nil, failure, details end
     return result_of(entries, mode, kept, started)
   end)
-  if result and mode == "drain" then return drain_old(instance, entries, params, result) end
+  if result and AFTERWARDS[mode] then return AFTERWARDS[mode](instance, entries, params, result) end
   return result, err, data
 end
 

@@ -3,7 +3,7 @@
 -- Connections, as handlers have them and as sd.connect gives them.
 
 --- A stable word, to be compared: these, or the name of the system's error such as "ECONNRESET".
----@alias sockdrawer.Error "timeout"|"closed"|"shutdown"|"limit"|"busy"|string
+---@alias sockdrawer.Error "timeout"|"closed"|"shutdown"|"outdated"|"limit"|"busy"|string
 
 --- How a connection ended.
 ---@alias sockdrawer.EndReason
@@ -36,6 +36,7 @@
 ---@field timeout? number|false seconds; default: the idle timeout of the connection
 ---@field max? integer bytes; default: a limit of the pool
 ---@field interrupt? boolean draining may end this read while nothing of the message has come
+---@field follow? boolean newer code may end it there too, with "outdated"
 
 ---@class sockdrawer.UntilOptions: sockdrawer.ReadOptions
 ---@field inclusive? boolean with the text that it looks for
@@ -124,6 +125,16 @@ function conn:buffers(options) end
 --- The word that ended the last read or iterator; nil when nothing did.
 ---@return sockdrawer.Error? err
 function conn:stopped() end
+
+--- Whether newer code is live, or somebody wants the connection elsewhere: time for `become`.
+---@return boolean
+function conn:outdated() end
+
+--- Ends this handler here, and enters the live generation's function with the state. Returns only what kept it from it.
+---@param state? any plain data
+---@return nil
+---@return sockdrawer.Error err
+function conn:become(state) end
 
 --- Writes everything, unmixed with what other tasks write. Waits while more than `limits.write_high` is queued. A cdata
 --- needs its length behind it.

@@ -69,7 +69,7 @@ function control.gens(params) end
 ---@class sockdrawer.Control.swap
 ---@field pool string|string[] the pool; several, a,b, change together or not at all
 ---@field module? string another handler module
----@field mode? "new"|"drain" new: open connections stay on their code; drain: they are asked to end
+---@field mode? "new"|"drain"|"migrate" new: open connections stay on their code; migrate: they go along where they can; drain: they are asked to end
 ---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
 ---@field wait? number queue so long behind another change instead of answering busy
 
@@ -82,7 +82,7 @@ function control.swap(params) end
 
 ---@class sockdrawer.Control.rollback
 ---@field pool string|string[] the pool; several, a,b, change together or not at all
----@field mode? "new"|"drain" new: open connections stay on their code; drain: they are asked to end
+---@field mode? "new"|"drain"|"migrate" new: open connections stay on their code; migrate: they go along where they can; drain: they are asked to end
 ---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
 ---@field wait? number queue so long behind another change instead of answering busy
 
