@@ -44,8 +44,8 @@ describe("a handler that follows", function()
   it("goes on in the new code with its state, while it waits and without a byte", function()
     local s = start(handler "one")
     local c = s:connect()
-    local id = s:rpc("conns")[1].id
     assert.equal("one 1 1 w a", client.ask(c, "a"))
+    local id = s:rpc("conns")[1].id
     swap(s, handler "two")
     assert.is_truthy(process.eventually(function() return s:rpc("conns")[1].generation == 2 end))
     assert.equal("two 2 2 w b", client.ask(c, "b"))

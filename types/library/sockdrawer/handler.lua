@@ -22,5 +22,5 @@
 ---@field handle_error? fun(conn: sockdrawer.Conn, reason: string, state: any) something failed
 ---@field handle_eof? fun(conn: sockdrawer.Conn, state: any): sockdrawer.Result, ... nothing more comes; see half_open
 ---@field handle_close? fun(conn: sockdrawer.Conn, state: any, reason: sockdrawer.EndReason) always last
----@field code_change? fun(conn: sockdrawer.Conn, old_version: any, state: any): any the state, as it migrates to this code
----@field downgrade? fun(conn: sockdrawer.Conn, to_version: any, state: any): any the state, as it migrates back
+---@field code_change? fun(conn: sockdrawer.Conn, old_version: any, state: any): any migrating to this code
+---@field downgrade? fun(conn: sockdrawer.Conn, to_version: any, state: any): any migrating back
