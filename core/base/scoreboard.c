@@ -11,7 +11,7 @@
 
 #include <fcntl.h>
 
-#define MAGIC UINT64_C(0x7364626f61726431) /* changes with the layout */
+#define MAGIC UINT64_C(0x7364626f61726432) /* changes with the layout */
 
 typedef struct {
   uint64_t magic;
@@ -226,7 +226,8 @@ static bool has_connections(const sd_scoreboard *sb, uint32_t pool) {
 }
 
 static void zero_counters(sd_pool_counters *c) {
-  c->accepted = c->closed = c->rejected = c->connections = 0;
+  c->accepted = c->closed = c->connections = 0;
+  for (int i = 0; i < SD_REJECT_REASONS; i++) c->rejected[i] = 0;
 }
 
 static void start_over(sd_scoreboard *sb, uint32_t pool) {
@@ -266,8 +267,12 @@ static uint64_t peek(const _Atomic uint64_t *n) {
 static void add_counters(sd_pool_view *out, const sd_pool_counters *c) {
   out->accepted += peek(&c->accepted);
   out->closed += peek(&c->closed);
-  out->rejected += peek(&c->rejected);
   out->connections += peek(&c->connections);
+  for (int i = 0; i < SD_REJECT_REASONS; i++) {
+    uint64_t n = peek(&c->rejected[i]);
+    out->rejected_by[i] += n;
+    out->rejected += n;
+  }
 }
 
 static void read_settings(const sd_scoreboard *sb, uint32_t pool, sd_pool_view *out) {
@@ -342,7 +347,7 @@ static uint64_t fold(sd_scoreboard *sb, uint32_t pool, uint32_t slot) {
   uint64_t lost = c->connections;
   sd_counter_add(&base->accepted, c->accepted);
   sd_counter_add(&base->closed, c->closed + lost);
-  sd_counter_add(&base->rejected, c->rejected);
+  for (int i = 0; i < SD_REJECT_REASONS; i++) sd_counter_add(&base->rejected[i], c->rejected[i]);
   zero_counters(c);
   return lost;
 }
@@ -366,6 +371,18 @@ uint64_t sd_scoreboard_slot_reap(sd_scoreboard *sb, uint32_t slot) {
   clear_slot(&sb->slots[slot]);
   sd_scoreboard_ring(sb);
   return lost;
+}
+
+const char *sd_reject_name(sd_reject why) {
+  static const char *const names[SD_REJECT_REASONS] = {
+    [SD_REJECT_FULL] = "full",
+    [SD_REJECT_DENIED] = "denied",
+    [SD_REJECT_PER_IP] = "per_ip",
+    [SD_REJECT_RATE] = "rate",
+    [SD_REJECT_WAIT] = "wait",
+    [SD_REJECT_REFUSED] = "refused",
+  };
+  return names[why];
 }
 
 static const char *const state_names[] = {

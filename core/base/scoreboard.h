@@ -32,12 +32,23 @@ typedef enum {
   SD_SLOT_DRAINING,
 } sd_slot_state;
 
+/* Why somebody who had come was not let in. */
+typedef enum {
+  SD_REJECT_FULL,    /* max_connections */
+  SD_REJECT_DENIED,  /* allow, deny */
+  SD_REJECT_PER_IP,  /* rates.per_ip.connections */
+  SD_REJECT_RATE,    /* rates.per_ip.rate */
+  SD_REJECT_WAIT,    /* waited in vain */
+  SD_REJECT_REFUSED, /* by code of the user's */
+  SD_REJECT_REASONS
+} sd_reject;
+
 /* One per slot and pool; written only by the slot's process, read by all. */
 typedef struct {
-  _Atomic uint64_t accepted;
+  _Alignas(SD_SCOREBOARD_LINE) _Atomic uint64_t accepted;
   _Atomic uint64_t closed;
-  _Atomic uint64_t rejected;
   _Atomic uint64_t connections; /* live now */
+  _Atomic uint64_t rejected[SD_REJECT_REASONS];
 } sd_pool_counters;
 
 typedef struct {
@@ -130,9 +141,12 @@ typedef struct {
   uint64_t reserved; /* places taken: connections, and accepts under way */
   uint64_t accepted;
   uint64_t closed;
-  uint64_t rejected;
+  uint64_t rejected;                       /* in all */
+  uint64_t rejected_by[SD_REJECT_REASONS]; /* and why */
   uint64_t connections;
 } sd_pool_view;
+
+const char *sd_reject_name(sd_reject why);
 
 /* Reads without the lock, so that nobody who holds it can delay an answer. */
 void sd_scoreboard_pool_read(const sd_scoreboard *sb, uint32_t pool, sd_pool_view *out);
@@ -238,8 +252,8 @@ static inline void sd_scoreboard_count_closed(const sd_scoreboard *sb, uint32_t 
   sd_counter_add(&c->closed, 1);
 }
 
-static inline void sd_scoreboard_count_rejected(const sd_scoreboard *sb, uint32_t pool) {
-  sd_counter_add(&sd_scoreboard_counters(sb, pool)->rejected, 1);
+static inline void sd_scoreboard_count_rejected(const sd_scoreboard *sb, uint32_t pool, sd_reject why) {
+  sd_counter_add(&sd_scoreboard_counters(sb, pool)->rejected[why], 1);
 }
 
 /* The current generation. Storing it is the moment a change takes effect: every

@@ -69,26 +69,46 @@ static int accept_one(const l_listener *l, struct sockaddr_storage *peer) {
   return fd < 0 ? -errno : fd;
 }
 
+static void reject(l_listener *l, int fd, sd_reject why) {
+  close(fd);
+  sd_scoreboard_count_rejected(sd_the_vm.scoreboard, l->pool->index, why);
+}
+
 /* No place: with "close", and for a socket that is about to close, the client is
  * told by a close what waiting would not change. */
 static bool reject_one(l_listener *l) {
   struct sockaddr_storage peer;
+  sd_reject why;
   int fd = accept_one(l, &peer);
   if (fd < 0) return go_on_after(l, -fd);
-  close(fd);
-  sd_scoreboard_count_rejected(sd_the_vm.scoreboard, l->pool->index);
+  bool listed = sd_l_admission_allows(&l->pool->admission, (struct sockaddr *)&peer, &why);
+  reject(l, fd, listed ? SD_REJECT_FULL : why);
+  return true;
+}
+
+static bool give_up_place(l_listener *l) {
+  sd_scoreboard_release(sd_the_vm.scoreboard, l->pool->index);
   return true;
 }
 
 static bool serve_one(l_listener *l, l_generation *g) {
   struct sockaddr_storage peer;
+  sd_reject why;
   l_pool *pool = l->pool;
   int fd = accept_one(l, &peer);
-  int err = fd < 0 ? -fd : -sd_l_pool_serve(pool, g, fd, (struct sockaddr *)&peer);
+  if (fd < 0) {
+    give_up_place(l);
+    return go_on_after(l, -fd);
+  }
+  if (!sd_l_admission_allows(&pool->admission, (struct sockaddr *)&peer, &why)) {
+    reject(l, fd, why);
+    return give_up_place(l);
+  }
+  int err = sd_l_pool_serve(pool, g, fd, (struct sockaddr *)&peer);
   if (err == 0) return true;
-  sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
-  if (fd >= 0) close(fd);
-  return go_on_after(l, err);
+  give_up_place(l);
+  close(fd);
+  return go_on_after(l, -err);
 }
 
 /* False when there is nothing to do for now. */

@@ -245,6 +245,7 @@ static void take_limits(lua_State *L, int index, sd_conn_limits *l) {
 
 static void take_config(lua_State *L, int index, l_pool *pool) {
   take_limits(L, index, &pool->limits);
+  sd_l_admission_configure(L, index, &pool->admission);
   lua_getfield(L, index, "when_full");
   if (lua_isstring(L, -1)) pool->close_when_full = strcmp(lua_tostring(L, -1), "close") == 0;
   lua_pop(L, 1);
@@ -435,6 +436,7 @@ static int l_pool_close(lua_State *L) {
   sd_l_accept_close(pool);
   if (pool->connections != NULL) return sd_push_failure(L, SD_EBUSY);
   while (pool->generations != NULL) free_generation(pool, pool->generations);
+  sd_l_admission_free(&pool->admission);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_drained);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_event);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_ended);

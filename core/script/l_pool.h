@@ -3,6 +3,7 @@
 #ifndef SD_L_POOL_H
 #define SD_L_POOL_H
 
+#include "l_admission.h"
 #include "l_connection.h"
 
 #define SD_POOL "sockdrawer.pool"
@@ -35,6 +36,7 @@ struct l_pool {
   bool paused, close_when_full;
   char name[SD_SCOREBOARD_NAME_MAX];
   sd_conn_limits limits;
+  l_admission admission;
   l_generation *generations, *current;
   l_listener *listeners;
   l_conn *connections;

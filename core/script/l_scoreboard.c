@@ -212,9 +212,17 @@ static int l_pool_set(lua_State *L) {
   return 0;
 }
 
+/* Only the reasons that there were. */
+static void set_rejected_by(lua_State *L, const sd_pool_view *pool) {
+  lua_newtable(L);
+  for (int i = 0; i < SD_REJECT_REASONS; i++)
+    if (pool->rejected_by[i] > 0) set_number(L, sd_reject_name((sd_reject)i), (double)pool->rejected_by[i]);
+  lua_setfield(L, -2, "rejected_by");
+}
+
 static int push_pool(lua_State *L, const sd_pool_view *pool) {
   bool unlimited = pool->max == SD_SCOREBOARD_UNLIMITED;
-  lua_createtable(L, 0, 9);
+  lua_createtable(L, 0, 10);
   set_string(L, "name", pool->name);
   set_boolean(L, "open", pool->open);
   set_number(L, "generation", (double)pool->generation);
@@ -224,6 +232,7 @@ static int push_pool(lua_State *L, const sd_pool_view *pool) {
   set_number(L, "accepted", (double)pool->accepted);
   set_number(L, "closed", (double)pool->closed);
   set_number(L, "rejected", (double)pool->rejected);
+  set_rejected_by(L, pool);
   return 1;
 }
 

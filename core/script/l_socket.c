@@ -12,6 +12,7 @@
 #include "base/errors.h"
 #include "net/address.h"
 #include "net/listener.h"
+#include "net/network.h"
 #include "net/sockopt.h"
 #include "net/steer.h"
 
@@ -107,6 +108,22 @@ static int l_parse_address(lua_State *L) {
   lua_pushnil(L);
   lua_pushstring(L, error.text);
   return 2;
+}
+
+/* parse_network(text) → its one spelling | nil, what is wrong */
+static int l_parse_network(lua_State *L) {
+  size_t len;
+  sd_network network;
+  sd_net_error error;
+  char spelling[SD_NETWORK_TEXT];
+  const char *text = luaL_checklstring(L, 1, &len);
+  if (sd_network_parse(&network, text, len, &error)) {
+    lua_pushnil(L);
+    lua_pushstring(L, error.text);
+    return 2;
+  }
+  lua_pushstring(L, sd_network_text(&network, spelling, sizeof spelling));
+  return 1;
 }
 
 /* The field `address`, a text or what parse_address returned. */
@@ -363,6 +380,7 @@ static int l_peer_credentials(lua_State *L) {
 void sd_l_socket_register(lua_State *L) {
   static const luaL_Reg functions[] = {
     { "parse_address", l_parse_address },
+    { "parse_network", l_parse_network },
     { "listen", l_listen },
     { "probe_address", l_probe_address },
     { "unlink_socket", l_unlink_socket },

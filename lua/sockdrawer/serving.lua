@@ -130,6 +130,7 @@ end
 local function settings(options)
   return {
     limits = options.limits, timeouts = options.timeouts, when_full = options.when_full, socket = options.socket,
+    allow = options.allow, deny = options.deny,
   }
 end
 

@@ -288,7 +288,7 @@ static void serve_and_die(sd_scoreboard *mine, void *arg) {
   }
   sd_scoreboard_count_closed(mine, 0);
   sd_scoreboard_release(mine, 0);
-  sd_scoreboard_count_rejected(mine, 0);
+  sd_scoreboard_count_rejected(mine, 0, SD_REJECT_FULL);
   sd_scoreboard_count_accepted(mine, 1);
   sd_scoreboard_slot_enter(mine, 0, 7, 42);
   raise(SIGKILL);

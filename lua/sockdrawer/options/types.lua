@@ -196,6 +196,22 @@ M.addresses = {
   end,
 }
 
+M.networks = {
+  parse = function(value)
+    local list = M.as_list(value)
+    if not list then return nil end
+    local parse = require("sockdrawer.core").parse_network -- late: the rest needs no C module
+    for i, text in ipairs(list) do
+      if type(text) ~= "string" then return nil, "a network is a text, not a " .. type(text) end
+      local network, why = parse(text)
+      if not network then return nil, why end
+      list[i] = network
+    end
+    return list
+  end,
+  allowed = function() return "a network like 10.0.0.0/8 or 2001:db8::/32, an address, or a list of them" end,
+}
+
 --- `false`, `"infinity"` and math.huge all mean off where a row has `off`.
 function M.is_off(value)
   return value == false or value == "infinity" or value == math.huge

@@ -92,6 +92,8 @@
 ---@field when_full? "backlog"|"close" what becomes of a connection above it; default: "backlog"
 ---@field timeouts? sockdrawer.PoolSettings.timeouts seconds; false is off
 ---@field limits? sockdrawer.PoolSettings.limits bytes; false is unlimited
+---@field allow? string|string[]|false|"infinity" networks that may connect, and no others; default: off
+---@field deny? string|string[]|false|"infinity" networks that may not, be they allowed; default: off
 ---@field socket? sockdrawer.PoolSettings.socket socket options by name
 ---@field drain? sockdrawer.PoolSettings.drain|number|false|"infinity" how draining goes; default: the server's
 ---@field restart? sockdrawer.PoolSettings.restart for acceptors
