@@ -93,7 +93,7 @@ static int bind_and_listen(const attempt *a, sd_listener *out, const struct sock
   int err = apply_options(a, out->fd);
   if (err) return err;
   if (bind(out->fd, (const struct sockaddr *)ss, len)) return fail(a, -errno);
-  err = start_listening(a, out->fd);
+  err = a->options->bind_only ? 0 : start_listening(a, out->fd);
   if (err) return err;
   err = bound_text(out->fd, a->address->scheme, out->text, sizeof out->text);
   return err ? fail(a, err) : 0;
@@ -347,6 +347,10 @@ int sd_listener_probe(const sd_address *address, bool v6only, sd_net_error *erro
     default:
       return probe_ip(&a);
   }
+}
+
+int sd_listener_share(int fd, bool on) {
+  return switch_on(fd, SOL_SOCKET, SO_REUSEPORT, on);
 }
 
 int sd_listener_unlink(const char *path, dev_t dev, ino_t ino) {

@@ -20,6 +20,7 @@ typedef struct {
   bool v6only;    /* off: an IPv6 socket takes IPv4 peers too */
   int port;       /* in place of the address's own, unless -1: all sockets of
                       an address with port 0 share the first one's port */
+  bool bind_only; /* IP: keep the port, but do not listen */
   bool replace;   /* unix: open beside and rename over a live socket; the old
                       one's queue stays acceptable. Its own name (getsockname)
                       remains the one from before the rename */
@@ -52,6 +53,10 @@ int sd_listener_open(
  * without. 0, UV_EADDRINUSE, or what else stands in the way. Once our own sockets
  * listen there the answer is EADDRINUSE as well. */
 int sd_listener_probe(const sd_address *address, bool v6only, sd_net_error *error);
+
+/* Lets others of our user bind the port of a socket that was opened without
+ * reuseport, or ends that; they have to ask for it as well. */
+int sd_listener_share(int fd, bool on);
 
 /* Removes the unix socket at `path` if it is still that inode; UV_ENOENT when it is
  * gone, UV_EEXIST when somebody else's is there now. Call it while the listen socket

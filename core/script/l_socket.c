@@ -7,16 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <uv.h>
 
 #include "base/errors.h"
 #include "net/address.h"
+#include "net/diag.h"
 #include "net/listener.h"
 #include "net/network.h"
 #include "net/sockopt.h"
 #include "net/steer.h"
 
 #define MAX_SETTINGS 64 /* more than there are options */
+#define MAX_INODES 4096
 
 /* Only the resolver's failures are libuv's numbers and no errno. */
 static const char *word_of(int err) {
@@ -291,7 +294,7 @@ static void take_arguments(sd_listener_options *o, const sd_sockopt_setting *lis
   }
 }
 
-/* listen{ address=, backlog=, reuseport=, v6only=, port=, replace=, socket={…} }
+/* listen{ address=, backlog=, reuseport=, v6only=, port=, bind_only=, replace=, socket={…} }
  * → fd, bound text [, inode, device of a unix socket] */
 static int l_listen(lua_State *L) {
   sd_sockopt_setting list[MAX_SETTINGS];
@@ -305,6 +308,7 @@ static int l_listen(lua_State *L) {
     .reuseport = flag_field(L, 1, "reuseport"),
     .v6only = flag_field(L, 1, "v6only"),
     .port = integer_field(L, 1, "port", -1),
+    .bind_only = flag_field(L, 1, "bind_only"),
     .replace = flag_field(L, 1, "replace"),
     .options = list,
   };
@@ -367,6 +371,50 @@ static int l_drop_syns(lua_State *L) {
   return succeed(L, resume ? sd_steer_resume(fd) : sd_steer_drop_syns(fd), NULL);
 }
 
+/* share_port(fd, on) */
+static int l_share_port(lua_State *L) {
+  return succeed(L, sd_listener_share(check_fd(L, 1), lua_toboolean(L, 2)), NULL);
+}
+
+/* queued(fd) → boolean: somebody waits to be accepted. */
+static int l_queued(lua_State *L) {
+  int queued = sd_diag_queued(check_fd(L, 1));
+  if (queued < 0) return sd_l_failure(L, queued, NULL);
+  lua_pushboolean(L, queued);
+  return 1;
+}
+
+/* handshakes(fd) → number of those under way on its port */
+static int l_handshakes(lua_State *L) {
+  size_t count;
+  int err = sd_diag_handshakes(check_fd(L, 1), &count);
+  if (err) return sd_l_failure(L, err, NULL);
+  lua_pushinteger(L, (lua_Integer)count);
+  return 1;
+}
+
+/* listeners_at(fd) → the inodes of all sockets that listen on its address */
+static int l_listeners_at(lua_State *L) {
+  ino_t list[MAX_INODES];
+  size_t count;
+  int err = sd_diag_listeners(check_fd(L, 1), list, MAX_INODES, &count);
+  if (err) return sd_l_failure(L, err, NULL);
+  lua_createtable(L, (int)count, 0);
+  for (size_t i = 0; i < count; i++) {
+    lua_pushnumber(L, (lua_Number)list[i]);
+    lua_rawseti(L, -2, (int)i + 1);
+  }
+  return 1;
+}
+
+/* inode(fd): the name that listeners_at has for it */
+static int l_inode(lua_State *L) {
+  struct stat st;
+  if (fstat(check_fd(L, 1), &st)) return sd_l_failure(L, -errno, NULL);
+  lua_pushnumber(L, (lua_Number)st.st_ino);
+  return 1;
+}
+
 static int l_peer_credentials(lua_State *L) {
   struct ucred cred;
   socklen_t len = sizeof cred;
@@ -386,6 +434,11 @@ void sd_l_socket_register(lua_State *L) {
     { "unlink_socket", l_unlink_socket },
     { "steer", l_steer },
     { "drop_syns", l_drop_syns },
+    { "share_port", l_share_port },
+    { "queued", l_queued },
+    { "handshakes", l_handshakes },
+    { "listeners_at", l_listeners_at },
+    { "inode", l_inode },
     { "setopt", l_setopt },
     { "getopt", l_getopt },
     { "check_sockopt", l_check_sockopt },

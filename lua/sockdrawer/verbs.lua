@@ -113,6 +113,9 @@ local MODE = parameter("mode", "choice",
   "new: open connections stay on their code; migrate: they go along where they can; drain: they are asked to end",
   { choices = { "new", "drain", "migrate" } })
 
+local SUSPEND_MODE = parameter("mode", "choice", "hold: connections queue (default); refuse: they are refused",
+  { choices = { "hold", "refuse" } })
+
 -- What `conns` lists, in the order of its columns.
 verbs.connection_columns = {
   "id", "pool", "generation", "loop", "peer", "local", "age", "idle", "bytes_in", "bytes_out", "state",
@@ -147,6 +150,17 @@ verbs.rows = {
     }, changes = true, patient = true, show = "fields" },
   { name = "diff", help = "the script on disk against what is running", args = { ANY_POOL }, patient = true,
     show = "fields", objects = { "pools", "server" } },
+  { name = "relisten", help = "open the listen sockets anew, at other addresses or the same; nobody in a queue is lost",
+    args = { POOL, parameter("addresses", "texts", "the addresses; none: the same as they are",
+      { optional = true, many = true, alias = "listen" }) },
+    options = {
+      parameter("backlog", "count", "with this backlog from now on"),
+      parameter("v6only", "flag", "without IPv4 from now on"), WAIT,
+    }, changes = true, patient = true, show = "line" },
+  { name = "suspend", help = "accept nothing for a while; open connections live on", args = { POOL },
+    options = { SUSPEND_MODE, WAIT }, changes = true, patient = true, show = "line" },
+  { name = "resume", help = "accept again", args = { POOL }, options = { WAIT }, changes = true, patient = true,
+    show = "line" },
   { name = "drain", help = "stop a pool: no new connections, the open ones are asked to end", args = { POOL },
     options = { DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
   { name = "close", help = "close connections, by id or by what they have in common",
@@ -165,14 +179,11 @@ verbs.rows = {
     changes = true, patient = true, show = "line" },
 
   { name = "promote", stage = 2, usage = "POOL", help = "give a canary all new connections" },
-  { name = "relisten", stage = 2, usage = "POOL ADDR…", help = "change the listen addresses" },
   { name = "set", stage = 2, usage = "[POOL] KEY=VALUE…", help = "change options" },
   { name = "replace", stage = 2, usage = "POOL KEY=VALUE…", help = "set options, all others to their defaults" },
   { name = "scale", stage = 2, usage = "[POOL] acceptors=N|size=N|loops=N", help = "more or fewer of something",
     supervised = true },
   { name = "purge", stage = 2, usage = "POOL [--grace S]", help = "close connections of older generations" },
-  { name = "suspend", stage = 2, usage = "POOL [--mode hold|refuse]", help = "accept nothing for a while" },
-  { name = "resume", stage = 2, usage = "POOL", help = "accept again" },
   { name = "wait", stage = 2, usage = 'POOL "== 0"', help = "wait for a number of connections" },
   { name = "move", stage = 2, usage = "CONN LOOP", help = "move a connection to another loop" },
   { name = "roll", stage = 2, help = "replace all workers, one by one", supervised = true },

@@ -24,6 +24,11 @@ describe("listen sockets and the loops that poll them", function()
     function core.close(fd) table.insert(closed, fd) end
     function core.unlink_socket() return true end
     function core.drop_syns() return true end
+    function core.share_port() return true end
+    function core.inode(fd) return fd end
+    function core.listeners_at() return {} end
+    function core.handshakes() return 0 end
+    function core.queued() return false end
     function core.steer(_, members) table.insert(steered, members or "off") return true end
     listeners = require "sockdrawer.supervisor.listeners"
   end
@@ -42,7 +47,7 @@ describe("listen sockets and the loops that poll them", function()
     instance = { folder = "/srv", loops = loops, workers = { by_loop = {} }, pools = { list = {} } }
     for loop = 1, loops do instance.workers.by_loop[loop] = worker(loop) end
     pool = {
-      name = "p", state = "accepting", options = options or {}, groups = {},
+      name = "p", state = "accepting", options = options or {}, groups = {}, leaving = {},
       spec = { addresses = { address or "tcp://127.0.0.1:0" } },
     }
     pool.options.listen_sockets = pool.options.listen_sockets or loops
@@ -166,7 +171,7 @@ describe("listen sockets and the loops that poll them", function()
       pool.spec.addresses = { "tcp://127.0.0.1:0", "tcp://127.0.0.1:9" }
       busy["tcp://127.0.0.1:9"] = true
       assert.is_nil((instance.listeners:open(pool)))
-      assert.same({ 101, 102 }, closed)
+      assert.same({ 102, 101 }, closed)
     end)
   end)
 
@@ -179,7 +184,7 @@ describe("listen sockets and the loops that poll them", function()
       instance.listeners:close { pool }
       table.sort(sent)
       assert.same({ "1 unlisten -", "2 unlisten -" }, sent)
-      assert.same({ 101, 102 }, closed)
+      assert.same({ 102, 101 }, closed)
       assert.same({}, pool.groups)
     end)
   end)

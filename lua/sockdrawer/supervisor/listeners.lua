@@ -4,25 +4,32 @@
 -- over them) or there is only one (unix:, fd:). Every TCP member is polled by exactly one accepting loop, its home.
 -- While the home is dead or stuck, new connections are steered to the other members at once; what is queued already
 -- is lent to another loop if the home is not back soon. The queue of a socket is never thrown away.
+--
+-- `pool.groups` are in service, or hold their places while the pool is suspended; `pool.leaving` are on their way out.
 
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
 local opening = require "sockdrawer.supervisor.opening"
+local ports = require "sockdrawer.supervisor.ports"
 local sync = require "sockdrawer.sync"
 
 local listeners = {}
 
 local LEND_AFTER, TRY_AGAIN = 0.1, 1
-local HANDSHAKES, DRAIN_QUEUE = 0.05, 2
+local DRAIN_QUEUE, LISTEN_ANSWERS = 2, 2
 
 ---@class sockdrawer.Listeners
 local Listeners = {}
 Listeners.__index = Listeners
 
+for _, part in ipairs { "replacing", "suspending" } do
+  for name, method in pairs(require("sockdrawer.supervisor." .. part)) do Listeners[name] = method end
+end
+
 ---@param instance table
 ---@return sockdrawer.Listeners
 function listeners.new(instance)
-  return setmetatable({ instance = instance, last_id = 0, down_since = {} }, Listeners)
+  return setmetatable({ instance = instance, ports = ports.new(), last_id = 0, down_since = {} }, Listeners)
 end
 
 -- Whoever reads the announced path of a unix socket may be in another folder.
@@ -31,13 +38,48 @@ local function absolute(folder)
   return folder == "." and core.getcwd() or core.getcwd() .. "/" .. folder
 end
 
+-- Copies: sockets come and go while somebody waits inside such a loop.
+local function each_group(pool)
+  return ipairs(listeners.groups_of(pool))
+end
+
+--- All groups of a pool, those on their way out included.
+---@return table[]
+function listeners.groups_of(pool)
+  local list = {}
+  for _, group in ipairs(pool.groups) do table.insert(list, group) end
+  for _, group in ipairs(pool.leaving) do table.insert(list, group) end
+  return list
+end
+
+--- What `opening` has to know about a pool.
+---@return sockdrawer.Opening
+function Listeners:context(pool, more)
+  local context = {
+    loops = self.instance.loops, folder = absolute(self.instance.folder), ports = self.ports,
+    own = listeners.groups_of(pool),
+  }
+  for key, value in pairs(more or {}) do context[key] = value end
+  return context
+end
+
+--- From here on new connections may go to these sockets.
+function Listeners:put_into_service(groups)
+  for _, group in ipairs(groups) do
+    for _, member in ipairs(group.members) do member.state = "open" end
+  end
+  self.ports:steer()
+end
+
 --- Opens every address of a pool, or none.
 ---@param pool table
 ---@return true|nil, string|nil err
 function Listeners:open(pool)
-  local groups, err = opening.open_all(pool, self.instance.loops, absolute(self.instance.folder))
+  local addresses = pool.addresses or pool.spec.addresses or {}
+  local groups, err = opening.open_all(pool, addresses, self:context(pool))
   if not groups then return nil, err end
   pool.groups = groups
+  self:put_into_service(groups)
   return true
 end
 
@@ -57,9 +99,13 @@ function Listeners:acceptors(pool)
   return pool.options.acceptors or self.instance.loops
 end
 
--- The loops that accept for a pool: its slots go round the loops, so the first ones get them.
-local function accepting_loops(self, pool)
-  return math.min(self:acceptors(pool), self.instance.loops)
+-- The loops that accept for a group: the pool's slots go round the loops, so the first ones get them. A held pool
+-- accepts nothing, not even from sockets that are leaving; one that refuses has only those, and they are to be emptied.
+local function accepting_loops(self, pool, group)
+  if pool.state == "held" and not group.handed_over then return 0 end
+  local loops = math.min(self:acceptors(pool), self.instance.loops)
+  if loops == 0 and pool.state ~= "accepting" then return self.instance.loops end
+  return loops
 end
 
 local function serving(self, loop)
@@ -78,7 +124,7 @@ end
 local function assign(self, group, homes)
   local wanted, alive = {}, {}
   for i in ipairs(group.members) do wanted[i] = {} end
-  if homes == 0 then return wanted, alive end
+  if homes == 0 or #group.members == 0 then return wanted, alive end
   for k = 0, math.max(#group.members, homes) - 1 do
     local index, loop = k % #group.members + 1, k % homes + 1
     local worker = serving(self, loop)
@@ -96,20 +142,6 @@ local function lend(self, group, homes, wanted, alive)
       if worker then wanted[index][worker] = true end
     end
   end
-end
-
-local function steer(group, alive)
-  if group.shared or #group.members < 2 then return end
-  local indices = {}
-  for index in ipairs(group.members) do
-    if alive[index] then indices[#indices + 1] = index - 1 end
-  end
-  local all = #indices == #group.members or #indices == 0
-  local key = all and "" or table.concat(indices, ",")
-  if key == (group.steered or "") then return end
-  group.steered = key
-  local ok, err = core.steer(group.members[1].fd, not all and indices, #group.members)
-  if not ok then log.warn("steer", { pool = group.pool, msg = tostring(err) }) end
 end
 
 -- Descriptors may be short over there. It is asked again for as long as it is the one that should poll.
@@ -147,10 +179,26 @@ local function detach(group, member, worker, calls, drain)
   end)
 end
 
+--- Nobody is to poll this socket any more, except who is stuck and cannot let go.
+function Listeners:detach_all(group, member, calls, drain)
+  for worker in pairs(member.pollers) do
+    if worker.state ~= "stuck" then detach(group, member, worker, calls, drain) end
+  end
+end
+
+--- Somebody polls this socket, however few acceptors the pool has.
+function Listeners:ensure_poller(group, member, calls)
+  for worker in pairs(member.pollers) do
+    if worker.state ~= "stuck" then return end
+  end
+  local worker = any_serving(self, self.instance.loops, 1)
+  if worker then attach(self, group, member, worker, calls) end
+end
+
 -- A stuck worker keeps what it polls: it will go on with it, and could not answer now anyway.
 local function settle(self, group, wanted, calls)
   for index, member in ipairs(group.members) do
-    for worker in pairs(wanted[index]) do
+    for worker in pairs(member.state ~= "closing" and wanted[index] or {}) do
       if not member.pollers[worker] then attach(self, group, member, worker, calls) end
     end
     for worker in pairs(member.pollers) do
@@ -173,10 +221,24 @@ function Listeners:_note_down()
   if soon then sync.after(LEND_AFTER + 0.005, function() self:rebalance() end) end
 end
 
-function Listeners:_rebalance_group(group, homes, calls)
+-- A worker that does not answer in time goes on by itself; who waits does not wait for that one.
+local function run(calls, seconds)
+  local left, done = #calls, sync.promise()
+  for _, call in ipairs(calls) do
+    core.spawn(function()
+      call()
+      left = left - 1
+      if left == 0 then done:resolve(true) end
+    end):detach()
+  end
+  if left > 0 and seconds > 0 then done:wait(seconds) end
+end
+
+function Listeners:_rebalance_group(pool, group, calls)
+  local homes = accepting_loops(self, pool, group)
   local wanted, alive = assign(self, group, homes)
+  for index, member in ipairs(group.members) do member.alive = alive[index] end
   lend(self, group, homes, wanted, alive)
-  steer(group, alive)
   settle(self, group, wanted, calls)
 end
 
@@ -188,62 +250,23 @@ function Listeners:rebalance(wait)
   self:_note_down()
   local calls = {}
   for _, pool in ipairs(self.instance.pools.list) do
-    local homes = accepting_loops(self, pool)
-    for _, group in ipairs(pool.groups) do
-      if not group.closing then self:_rebalance_group(group, homes, calls) end
+    for _, group in each_group(pool) do
+      self:_rebalance_group(pool, group, calls)
     end
   end
-  if wait then return sync.all(calls) ~= nil end
-  for _, call in ipairs(calls) do core.spawn(call):detach() end
+  self.ports:steer()
+  run(calls, wait and LISTEN_ANSWERS or 0)
   return true
 end
 
 --- A worker has died: its sockets have no poller now.
 function Listeners:worker_gone(worker)
   for _, pool in ipairs(self.instance.pools.list) do
-    for _, group in ipairs(pool.groups) do
+    for _, group in each_group(pool) do
       for _, member in ipairs(group.members) do member.pollers[worker] = nil end
     end
   end
   self:rebalance()
-end
-
--- ---------------------------------------------------------------- the end
-
--- From here on nobody new gets in; what is on its way into the queue still does.
-local function refuse_new(group)
-  group.closing = true
-  if group.scheme == "unix" then
-    core.unlink_socket(group.path, group.ino, group.dev)
-  elseif group.scheme == "tcp" then
-    for _, member in ipairs(group.members) do core.drop_syns(member.fd) end
-  end
-  return group.scheme == "tcp"
-end
-
---- Stops accepting for pools, without losing anybody who is in a queue already: then closes their sockets.
----@param list table[]
----@param brutal boolean|nil do not wait for the queues
-function Listeners:close(list, brutal)
-  local calls, in_flight = {}, false
-  for _, pool in ipairs(list) do
-    for _, group in ipairs(pool.groups) do in_flight = refuse_new(group) or in_flight end
-  end
-  if in_flight and not brutal then core.park(HANDSHAKES) end
-  for _, pool in ipairs(list) do
-    for _, group in ipairs(pool.groups) do
-      for _, member in ipairs(group.members) do
-        for worker in pairs(member.pollers) do
-          if worker.state ~= "stuck" then detach(group, member, worker, calls, true) end
-        end
-      end
-    end
-  end
-  if not brutal then sync.all(calls, DRAIN_QUEUE) end
-  for _, pool in ipairs(list) do
-    opening.close_all(pool.groups)
-    pool.groups = {}
-  end
 end
 
 return listeners

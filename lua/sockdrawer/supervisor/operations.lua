@@ -2,6 +2,7 @@
 
 local core = require "sockdrawer.core"
 local connections = require "sockdrawer.supervisor.connections"
+local listening = require "sockdrawer.supervisor.listening"
 local log = require "sockdrawer.log"
 local reload = require "sockdrawer.supervisor.reload"
 local report = require "sockdrawer.supervisor.report"
@@ -11,6 +12,7 @@ local operations = {
   status = report.status, tree = report.tree, info = report.info, get = report.get,
   conns = connections.conns, gens = connections.gens, close = connections.close,
   swap = swap.swap, rollback = swap.rollback, reload = reload.reload, diff = reload.diff,
+  relisten = listening.relisten, suspend = listening.suspend, resume = listening.resume,
 }
 
 local LOOK_AT_FILES = 0.5

@@ -33,8 +33,16 @@ end
 function pools.draft(spec)
   return {
     name = spec.name, spec = spec, options = spec.options, mode = spec.mode, state = "accepting",
-    generations = {}, current = nil, last_number = 0, groups = {},
+    generations = {}, current = nil, last_number = 0, groups = {}, leaving = {},
   }
+end
+
+local IN_SERVICE = { accepting = true, held = true, refusing = true }
+
+--- Whether it accepts, or could at any moment: what is suspended can be changed all the same.
+---@return boolean
+function pools.in_service(pool)
+  return IN_SERVICE[pool.state] or false
 end
 
 --- Gives the pool its place in the scoreboard, and its limits.

@@ -77,19 +77,22 @@ local function worker_rows(instance)
   return rows
 end
 
+local function add_sockets(rows, group, state)
+  for index, member in ipairs(group.members) do
+    local loops = list()
+    for worker in pairs(member.pollers) do table.insert(loops, worker.loop) end
+    table.sort(loops)
+    table.insert(rows, {
+      id = ("%s #%d"):format(group.bound, index), kind = "listener", state = state, polled_by = loops,
+      children = list(),
+    })
+  end
+end
+
 local function socket_rows(pool)
   local rows = list()
-  for _, group in ipairs(pool.groups) do
-    for index, member in ipairs(group.members) do
-      local loops = list()
-      for worker in pairs(member.pollers) do table.insert(loops, worker.loop) end
-      table.sort(loops)
-      table.insert(rows, {
-        id = ("%s #%d"):format(group.bound, index), kind = "listener", state = pool.state, polled_by = loops,
-        children = list(),
-      })
-    end
-  end
+  for _, group in ipairs(pool.groups) do add_sockets(rows, group, pool.state) end
+  for _, group in ipairs(pool.leaving) do add_sockets(rows, group, "leaving") end
   return rows
 end
 

@@ -2,6 +2,7 @@
 
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
+local pools = require "sockdrawer.supervisor.pools"
 local sync = require "sockdrawer.sync"
 
 local stopping = {}
@@ -61,7 +62,7 @@ function Stopping:drain_pool(params)
   local pool = instance.pools.by_name[params.pool]
   if not pool then return nil, "no such pool: " .. params.pool end
   local ok, err = instance.changes:alone("drain", params.wait, function()
-    if pool.state ~= "accepting" then return nil, ("pool %s is %s"):format(pool.name, pool.state) end
+    if not pools.in_service(pool) then return nil, ("pool %s is %s"):format(pool.name, pool.state) end
     pool.state = "draining"
     instance.listeners:close { pool }
     return true

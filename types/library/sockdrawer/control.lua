@@ -115,6 +115,43 @@ function control.reload(params) end
 ---@return table? data
 function control.diff(params) end
 
+---@class sockdrawer.Control.relisten
+---@field pool string the pool
+---@field addresses? string|string[] the addresses; none: the same as they are
+---@field backlog? integer with this backlog from now on
+---@field v6only? boolean without IPv4 from now on
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Open the listen sockets anew, at other addresses or the same; nobody in a queue is lost.
+---@param params sockdrawer.Control.relisten
+---@return table? result
+---@return string? err
+---@return table? data
+function control.relisten(params) end
+
+---@class sockdrawer.Control.suspend
+---@field pool string the pool
+---@field mode? "hold"|"refuse" hold: connections queue (default); refuse: they are refused
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Accept nothing for a while; open connections live on.
+---@param params sockdrawer.Control.suspend
+---@return table? result
+---@return string? err
+---@return table? data
+function control.suspend(params) end
+
+---@class sockdrawer.Control.resume
+---@field pool string the pool
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Accept again.
+---@param params sockdrawer.Control.resume
+---@return table? result
+---@return string? err
+---@return table? data
+function control.resume(params) end
+
 ---@class sockdrawer.Control.drain
 ---@field pool string the pool
 ---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
