@@ -333,7 +333,7 @@ describe("a verb on the command line", function()
       ["info nobody"] = "nobody", ["gens nobody"] = "nobody", ["close --pool nobody"] = "nobody",
       ["swap nobody"] = "nobody",
       ["drain nobody --json"] = "nobody", ["rollback main"] = "no previous generation",
-      ["relisten main :1"] = "not available yet",
+      ["relisten nobody :1"] = "nobody", ["trace main"] = "not available yet",
     } do
       local status, out, err = s:ctl(words)
       assert.equal(1, status, words .. ": " .. err)
