@@ -6,7 +6,7 @@ local server = require "spec.support.server"
 local SCRIPT = [[
 local sd = require "sockdrawer"
 sd.server { loops = 2 }
-sd.pool("p", { listen = "tcp://127.0.0.1:0", handler = "h" })
+sd.pool("p", { listen = "tcp://127.0.0.1:0", handler = "h", timeouts = { idle = false } }) -- however slow the machine
 ]]
 
 -- A handler with something to leave behind: a table, a timer, a required module, a closure in a long-lived table.
