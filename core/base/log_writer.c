@@ -29,6 +29,7 @@ struct sd_log_writer {
   size_t used;
   uint64_t dropped; /* lines, ever */
   uint64_t unsaid;  /* of these, not yet told in the log */
+  bool json;        /* how a notice is written: like all other lines */
   bool broken;      /* the last write failed: no use to tell it anything */
   bool closing;
   bool done;      /* the thread needs nothing more of this */
@@ -48,10 +49,29 @@ static size_t room(const sd_log_writer *w) {
   return w->size - w->used;
 }
 
+/* "2026-01-31T12:00:00.123Z", as in all other lines. */
+static void stamp(char *out, size_t size) {
+  struct timespec now;
+  struct tm utc;
+  clock_gettime(CLOCK_REALTIME, &now);
+  gmtime_r(&now.tv_sec, &utc);
+  size_t len = strftime(out, size, "%Y-%m-%dT%H:%M:%S", &utc);
+  snprintf(out + len, size - len, ".%03ldZ", now.tv_nsec / 1000000);
+}
+
+static int print_notice(const sd_log_writer *w, char *out, size_t size) {
+  char ts[32];
+  stamp(ts, sizeof ts);
+  if (w->json)
+    return snprintf(
+      out, size, "{\"ts\":\"%s\",\"level\":\"warn\",\"event\":\"log_dropped\",\"lines\":%" PRIu64 "}\n", ts, w->unsaid);
+  return snprintf(out, size, "ts=%s level=warn event=log_dropped lines=%" PRIu64 "\n", ts, w->unsaid);
+}
+
 /* Says what is missing, if that leaves room for what comes next. */
 static bool say_dropped(sd_log_writer *w, size_t next) {
-  char notice[64];
-  int len = snprintf(notice, sizeof notice, "log: dropped %" PRIu64 " lines\n", w->unsaid);
+  char notice[128];
+  int len = print_notice(w, notice, sizeof notice);
   if (room(w) < next || room(w) - next < (size_t)len) return false;
   put(w, notice, (size_t)len);
   w->unsaid = 0;
@@ -198,6 +218,12 @@ void sd_log_writer_write(sd_log_writer *w, const char *line, size_t len) {
     drop(w, 1);
   }
   pthread_cond_signal(&w->filled);
+  pthread_mutex_unlock(&w->mutex);
+}
+
+void sd_log_writer_use_json(sd_log_writer *w, bool json) {
+  pthread_mutex_lock(&w->mutex);
+  w->json = json;
   pthread_mutex_unlock(&w->mutex);
 }
 

@@ -7,6 +7,7 @@
 #ifndef SD_BASE_LOG_WRITER_H
 #define SD_BASE_LOG_WRITER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,9 @@ int sd_log_writer_new(sd_log_writer **out, int fd, size_t ring);
 
 /* Takes the whole line or drops it; adds the newline if there is none. */
 void sd_log_writer_write(sd_log_writer *w, const char *line, size_t len);
+
+/* Whether the line that tells how many are missing is JSON or text, as the others are. */
+void sd_log_writer_use_json(sd_log_writer *w, bool json);
 
 /* All lines that were ever dropped, for want of room or by a failed write. */
 uint64_t sd_log_writer_dropped(sd_log_writer *w);

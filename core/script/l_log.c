@@ -85,8 +85,15 @@ static int l_log_line(lua_State *L) {
   return 0;
 }
 
+static int l_use_json(lua_State *L) {
+  log_writer *w = check_writer(L);
+  if (w->writer != NULL) sd_log_writer_use_json(w->writer, lua_toboolean(L, 2));
+  return 0;
+}
+
 static const luaL_Reg methods[] = {
   { "write", l_write },
+  { "use_json", l_use_json },
   { "dropped", l_dropped },
   { "close", l_close },
   { "__gc", l_gc },

@@ -331,6 +331,7 @@ describe("a verb on the command line", function()
     local s = start()
     for words, why in pairs {
       ["info nobody"] = "nobody", ["gens nobody"] = "nobody", ["close --pool nobody"] = "nobody",
+      ["log info nobody"] = "nobody",
       ["swap nobody"] = "nobody",
       ["drain nobody --json"] = "nobody", ["rollback main"] = "no previous generation",
       ["relisten nobody :1"] = "nobody", ["trace main"] = "not available yet",

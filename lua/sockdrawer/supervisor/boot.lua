@@ -27,14 +27,18 @@ local function complain(lines)
   end
 end
 
+-- The writer has a line of its own to write: how many are missing.
+function Instance:_configure_log(level, format)
+  log.configure { level = level, format = format }
+  self.log_writer:use_json(format == "json")
+end
+
 function Instance:open_log(overrides)
   local settings = overrides.log
   if type(settings) ~= "table" then settings = { level = settings, format = overrides.log_format } end
   self.log_writer = core.log_writer(2, LOG_RING)
-  log.configure {
-    write = function(line) self.log_writer:write(line) end,
-    level = log.levels[settings.level] and settings.level, format = settings.format,
-  }
+  log.configure { write = function(line) self.log_writer:write(line) end }
+  self:_configure_log(log.levels[settings.level] and settings.level, settings.format)
   core.on_task_error(function(_, text) log.error("internal", { msg = text }) end)
 end
 
@@ -50,7 +54,7 @@ end
 
 function Instance:_settle()
   local server = self.spec.server
-  log.configure { level = server.log.level, format = server.log.format }
+  self:_configure_log(server.log.level, server.log.format)
   core.set_title("sockdrawer: supervisor " .. self.name)
   runtime.role, runtime.name, runtime.loops = "supervisor", self.name, self.loops
   if self.supervised then jit.off() else jit.on() end

@@ -26,6 +26,7 @@ function operations.stop(instance, params)
 end
 
 function operations.log(instance, params)
+  if params.pool and not instance.pools.by_name[params.pool] then return nil, "no such pool: " .. params.pool end
   local ok, err = instance:set_log_level(params.level, params.pool)
   if not ok then return nil, err end
   return { level = params.level, pool = params.pool }

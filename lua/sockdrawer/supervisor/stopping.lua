@@ -36,9 +36,13 @@ end
 ---@return { finished: integer, cut: integer }
 function Stopping:drain_connections(params)
   local result = { finished = 0, cut = 0 }
-  local workers = self.instance.workers:in_state("running", "stuck", "draining")
-  local timeout = params.deadline and params.deadline + SPARE or nil
-  local answers = self.instance.workers:ask(workers, "drain", params, timeout)
+  local workers, calls = self.instance.workers:in_state("running", "stuck", "draining"), {}
+  for _, worker in ipairs(workers) do
+    local spare = worker.state == "stuck" and 0 or SPARE -- who is stuck has nothing to say at the deadline either
+    local timeout = params.deadline and params.deadline + spare or nil
+    calls[worker] = function() return worker.peer:call("drain", params, { timeout = timeout }) end
+  end
+  local answers = sync.all(calls)
   for _, worker in ipairs(workers) do
     local answer = answers[worker][1]
     if type(answer) == "table" then

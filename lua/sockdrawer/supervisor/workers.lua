@@ -252,12 +252,12 @@ function Workers:start(count)
   return self.started:wait()
 end
 
---- Asks all to leave, kills what does not, and waits until none is left.
+--- Asks all to leave, kills what does not or cannot hear it, and waits until none is left.
 ---@param brutal boolean|nil
 function Workers:stop(brutal)
   local done = sync.promise()
-  if brutal then
-    for _, worker in pairs(self.by_slot) do
+  for _, worker in pairs(self.by_slot) do
+    if brutal or worker.state == "stuck" then
       worker.leaving = true
       worker.child:kill()
     end
