@@ -225,9 +225,21 @@ local function argument_count(item)
   return item.optional and "?" or 1
 end
 
+-- A verb may have an option of its own where most have that of the client: `wait --timeout` is the instance's.
+local function client_options_of(row)
+  local own, kept = {}, {}
+  for _, item in ipairs(row.options) do own[verbs.dashed(item)] = true end
+  for _, option in ipairs(client_options) do
+    if not own[option[#option]] then kept[#kept + 1] = option end
+  end
+  return kept
+end
+
 local function verb_parser(row)
-  local parser = new_parser(row.name, row.help, client_options)
-  parser:usage("Usage: sockdrawer " .. verbs.usage(row) .. " [-c PATH | --name NAME] [--json] [--timeout S]")
+  local options = client_options_of(row)
+  local parser = new_parser(row.name, row.help, options)
+  local timeout = #options == #client_options and " [--timeout S]" or ""
+  parser:usage("Usage: sockdrawer " .. verbs.usage(row) .. " [-c PATH | --name NAME] [--json]" .. timeout)
   for _, item in ipairs(row.args) do
     parser:argument(item.name, item.help):args(argument_count(item)):argname(verbs.placeholder(item))
   end
@@ -261,7 +273,7 @@ local function read_later_verb(row, words)
 end
 
 local function read_verb(row, words)
-  local values, parsed = parse_with(verb_parser(row), client_options, words)
+  local values, parsed = parse_with(verb_parser(row), client_options_of(row), words)
   if not values then return nil, row.name .. ": " .. parsed end
   local params = verbs.from_words(row, parsed)
   local checked, word, message = verbs.check(row.name, params)

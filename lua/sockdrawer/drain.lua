@@ -59,13 +59,14 @@ end
 ---@param pools table<any, table>
 ---@param deadline number|false seconds
 ---@param before integer|nil only generations below this one
+---@param reason string|nil the end reason of what is cut
 ---@return { finished: integer, cut: integer }
-function drain.run(pools, deadline, before)
+function drain.run(pools, deadline, before, reason)
   local told = { count = 0 }
   tell(pools, before, told)
   wait_for_end(pools, before, deadline and core.now() + deadline, told)
   local left = list(pools, before)
-  for _, row in ipairs(left) do row.conn:_cut("cut") end
+  for _, row in ipairs(left) do row.conn:_cut(reason or "cut") end
   return { finished = math.max(0, told.count - #left), cut = #left }
 end
 

@@ -219,11 +219,11 @@ function jsonrpc.perform(instance, request, who)
   if row and row.supervised and instance.supervised == false then return nil, "needs a supervisor" end
   local params, word, message = verbs.check(request.method, request.params)
   if not params then return nil, word, nil, message end
-  local ok, result, err, data = xpcall(instance.call, traceback, instance, request.method, params, who)
+  local ok, result, err, data, told = xpcall(instance.call, traceback, instance, request.method, params, who)
   if not ok then return nil, "internal", { traceback = result.traceback }, result.text end
   if result == nil and err == nil then result = true end
   mark_objects(row, result)
-  return result, err, data
+  return result, err, data, told
 end
 
 --- Serves one line: the line to answer with, or nil for a notification.

@@ -4,13 +4,20 @@
 -- that says nothing costs a place; when the places are full, the one silent for longest goes.
 
 local core = require "sockdrawer.core"
+local ffi = require "ffi"
 local instances = require "sockdrawer.instances"
 local jsonrpc = require "sockdrawer.jsonrpc"
+
+ffi.cdef [[
+  struct sd_pollfd { int fd; short events, revents; };
+  int poll(struct sd_pollfd *fds, unsigned long count, int timeout);
+]]
 
 local rpc = {}
 
 local MAX_CLIENTS, SHARE = 1000, 4 -- but no more than a quarter of the descriptors there can be
 local SILENCE, WRITE_TIMEOUT = 60, 30
+local POLLHUP = 0x10
 local LONGEST_ANSWER = 256 * 1024 * 1024
 
 ---@class sockdrawer.ControlServer
@@ -65,13 +72,21 @@ function Server:_forget(conn)
   if self.count == 0 and waiting then waiting:wake() end
 end
 
+-- Whether nobody is there any more to answer to: one who has only said the last word (half-closed) still listens.
+local function has_gone(conn)
+  local ok, fd = pcall(conn._fd, conn)
+  if not ok then return true end
+  local asked = ffi.new("struct sd_pollfd[1]", { { fd = fd } })
+  return ffi.C.poll(asked, 1, 0) > 0 and bit.band(asked[0].revents, POLLHUP) ~= 0
+end
+
 -- The socket's mode keeps others out already; this holds where somebody has widened a folder or passed the socket on.
 function Server:_admit(conn)
   local pid, uid = core.peer_credentials(conn:_fd())
   if not pid then return nil, "forbidden" end
   if not self.widened and uid ~= 0 and uid ~= core.getuid() then return nil, "forbidden" end
   if not self:_make_place() then return nil, "crowded" end
-  return { who = { uid = uid, pid = pid } }
+  return { who = { uid = uid, pid = pid, gone = function() return has_gone(conn) end } }
 end
 
 function Server:_serve(conn)

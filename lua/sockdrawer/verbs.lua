@@ -73,6 +73,31 @@ types.rate = {
   check = function(value) return type(value) == "number" and value > 0 and value <= 1e6, value end,
   parse = tonumber,
 }
+types.age = {
+  allowed = 'a generation\'s number, or "old"',
+  parse = tonumber,
+  check = function(value)
+    if value == "old" then return true, value end
+    return types.count.check(value)
+  end,
+}
+
+local OPERATORS = { [">"] = true, [">="] = true, ["=="] = true, ["=<"] = true, ["<"] = true }
+
+--- The parts of a condition such as "== 0", or nil.
+---@param text string
+---@return string? op, integer? count
+function verbs.condition(text)
+  local op, count = text:match "^%s*([<>=]+)%s*(%d+)%s*$"
+  if OPERATORS[op] and #count < 16 then return op, tonumber(count) end
+end
+
+types.condition = {
+  allowed = 'an operator (> >= == =< <) and a number, such as "== 0"',
+  check = function(value)
+    return type(value) == "string" and verbs.condition(value) ~= nil, value
+  end,
+}
 types.flag = {
   allowed = "true or false",
   check = function(value) return type(value) == "boolean", value end,
@@ -163,6 +188,15 @@ verbs.rows = {
     show = "line" },
   { name = "drain", help = "stop a pool: no new connections, the open ones are asked to end", args = { POOL },
     options = { DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
+  { name = "purge", help = "end the connections of older generations: they are told, then cut", args = { POOL },
+    options = { parameter("grace", "seconds", "cut what is left after so many seconds; default: 1") },
+    changes = true, patient = true, show = "line" },
+  { name = "wait", help = "wait for a number of connections",
+    args = { POOL, parameter("condition", "condition", 'an operator and a number: "== 0"') },
+    options = {
+      parameter("generation", "age", "only connections of this generation, or of all old ones"),
+      parameter("timeout", "deadline", "give up after so many seconds; the number is in the error"),
+    }, patient = true, show = "line" },
   { name = "close", help = "close connections, by id or by what they have in common",
     args = { parameter("ids", "texts", "ids of connections", { optional = true, many = true, alias = "conn" }) },
     options = {
@@ -183,8 +217,6 @@ verbs.rows = {
   { name = "replace", stage = 2, usage = "POOL KEY=VALUE…", help = "set options, all others to their defaults" },
   { name = "scale", stage = 2, usage = "[POOL] acceptors=N|size=N|loops=N", help = "more or fewer of something",
     supervised = true },
-  { name = "purge", stage = 2, usage = "POOL [--grace S]", help = "close connections of older generations" },
-  { name = "wait", stage = 2, usage = 'POOL "== 0"', help = "wait for a number of connections" },
   { name = "move", stage = 2, usage = "CONN LOOP", help = "move a connection to another loop" },
   { name = "roll", stage = 2, help = "replace all workers, one by one", supervised = true },
   { name = "upgrade", stage = 2, usage = "[PROGRAM]", help = "go on under a new program", supervised = true },
@@ -348,7 +380,8 @@ function verbs.pool_names(text)
 end
 
 local PLACEHOLDER = {
-  text = "TEXT", seconds = "S", deadline = "S", count = "N", rate = "N", network = "CIDR", pools = "POOL",
+  text = "TEXT", seconds = "S", deadline = "S", count = "N", rate = "N", age = "N|old", condition = '"OP N"',
+  network = "CIDR", pools = "POOL",
 }
 local OF_NAME = { pool = "POOL", module = "MODULE", key = "KEY", level = "LEVEL", ids = "CONN", after = "ID",
   sort = "KEY" }

@@ -232,7 +232,7 @@ end
 function operations.drain(self, params)
   local pools = self.serving:select(params.pool)
   if not params.before then self.serving:interrupt(pools) end
-  return drain.run(pools, params.deadline, params.before)
+  return drain.run(pools, params.deadline, params.before, params.reason)
 end
 
 function operations.log(_, params)

@@ -108,7 +108,7 @@ describe("a control request", function()
     assert.matches("not available yet", message)
     local alone = { supervised = false, call = function() return true end }
     assert.equal("needs a supervisor", json.decode(jsonrpc.respond(alone, request "roll", who)).error.message)
-    assert.matches("not available yet", json.decode(jsonrpc.respond(alone, request "purge", who)).error.message)
+    assert.matches("not available yet", json.decode(jsonrpc.respond(alone, request "trace", who)).error.message)
   end)
 end)
 

@@ -8,18 +8,20 @@ end
 
 describe("the table of verbs", function()
   it("knows every verb of this stage", function()
-    local names = "status tree info get conns gens swap rollback reload diff drain close log stop relisten suspend resume"
+    local names = "status tree info get conns gens swap rollback reload diff drain close log stop relisten suspend "
+      .. "resume purge wait"
     for name in names:gmatch "%S+" do
       assert.is_nil(assert(verbs.find(name), name).stage)
     end
   end)
 
   it("knows the verbs to come, and says that they are not there yet", function()
-    local names = "promote set scale purge wait move roll upgrade conn tasks eval"
-    for name in names:gmatch "%S+" do
-      local word, message = refusal(name, { anything = 1 })
-      assert.equal("later", word)
-      assert.matches("^" .. name .. " is not available yet", message)
+    for _, row in ipairs(verbs.rows) do
+      if row.stage then
+        local word, message = refusal(row.name, { anything = 1 })
+        assert.equal("later", word)
+        assert.matches("^" .. row.name .. " is not available yet", message)
+      end
     end
   end)
 
@@ -54,6 +56,18 @@ describe("the check of parameters", function()
   it("takes false and infinity for no deadline at all", function()
     for _, never in ipairs { "infinity", math.huge, false } do
       assert.same({ pool = "echo", deadline = false }, verbs.check("drain", { pool = "echo", deadline = never }))
+    end
+  end)
+
+  it("reads a condition, and knows its operators", function()
+    for _, text in ipairs { "== 0", ">=10", " < 3 ", "=< 2", "> 1" } do
+      assert.same({ pool = "p", condition = text }, verbs.check("wait", { pool = "p", condition = text }))
+    end
+    assert.same({ "=<", 2 }, { verbs.condition "=< 2" })
+    for _, text in ipairs { "<= 2", "!= 1", "2", "==", "== -1", "" } do
+      local word, message = refusal("wait", { pool = "p", condition = text })
+      assert.equal("params", word)
+      assert.matches("an operator (> >= == =< <) and a number", message, 1, true)
     end
   end)
 

@@ -190,10 +190,11 @@ describe("what an instance leaves behind", function()
       }
     end
     local s = run()
-    assert.equal("hi", s:connect():receive "*l")
+    local one = greeted(s)
     local _, mode = process.run { args = { "/usr/bin/stat", "-c", "%a %F", folder .. "/s.sock" } }
     assert.equal("660 socket\n", mode)
     assert.equal(3, select(1, s:ctl "stop --deadline 0.1"))
+    one:close()
     assert.same({}, process.list(folder))
     s = run()
     os.remove(folder .. "/s.sock")

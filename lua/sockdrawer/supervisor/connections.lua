@@ -8,6 +8,7 @@ local pools = require "sockdrawer.supervisor.pools"
 local connections = {}
 
 local ANSWER = 1
+local SHORTEST_PAUSE = 0.01
 
 local function list(items)
   return setmetatable(items or {}, { __jsontype = "array" })
@@ -124,15 +125,22 @@ local function ids_of(instance, params)
   return ids
 end
 
+-- How many are due by now, evenly over the time since the first one.
+local function due_by_now(begun, rate, all)
+  return math.min(all, 1 + math.floor((core.now() - begun) * rate))
+end
+
 -- What ends by itself meanwhile is missed only where it was named.
 local function close_in_turn(instance, params)
-  local result = { closed = 0, missing = list() }
-  for i, id in ipairs(ids_of(instance, params)) do
-    if i > 1 then core.park(1 / params.rate) end
-    local one, err = close_at_once(instance, { ids = { id }, reset = params.reset })
-    if not one then return nil, err end
-    result.closed = result.closed + one.closed
-    if params.ids and one.missing[1] then table.insert(result.missing, id) end
+  local ids, result = ids_of(instance, params), { closed = 0, missing = list() }
+  local begun, done = core.now(), 0
+  while done < #ids do
+    local due = due_by_now(begun, params.rate, #ids)
+    local some, err = close_at_once(instance, { ids = { unpack(ids, done + 1, due) }, reset = params.reset })
+    if not some then return nil, err end
+    result.closed, done = result.closed + some.closed, due
+    for _, id in ipairs(params.ids and some.missing or {}) do table.insert(result.missing, id) end
+    if done < #ids then core.park(math.max(SHORTEST_PAUSE, begun + done / params.rate - core.now())) end
   end
   return result
 end

@@ -95,17 +95,17 @@ end
 ---@param verb string
 ---@param params table
 ---@param who { uid: integer, pid: integer }
----@return any result, string|nil err, table|nil data
+---@return any result, string|nil err, table|nil data, string|nil message what the err is about, in prose
 function Instance:call(verb, params, who)
   local operation = operations[verb]
   if not operation then return nil, "later" end
   if not self.workers or self.state == "starting" and verb ~= "status" and verb ~= "stop" then
     return nil, "the instance is starting"
   end
-  local result, err, data = operation(self, params, who or {})
+  local result, err, data, message = operation(self, params, who or {})
   local row = verbs.find(verb)
   if row and row.changes then note_change(verb, params, who or {}, result, err) end
-  return result, err, data
+  return result, err, data, message
 end
 
 --- The same for a request from inside, which nobody has checked yet.

@@ -2,6 +2,7 @@
 
 local core = require "sockdrawer.core"
 local connections = require "sockdrawer.supervisor.connections"
+local ending = require "sockdrawer.supervisor.ending"
 local listening = require "sockdrawer.supervisor.listening"
 local log = require "sockdrawer.log"
 local reload = require "sockdrawer.supervisor.reload"
@@ -11,6 +12,7 @@ local swap = require "sockdrawer.supervisor.swap"
 local operations = {
   status = report.status, tree = report.tree, info = report.info, get = report.get,
   conns = connections.conns, gens = connections.gens, close = connections.close,
+  purge = ending.purge, wait = ending.wait,
   swap = swap.swap, rollback = swap.rollback, reload = reload.reload, diff = reload.diff,
   relisten = listening.relisten, suspend = listening.suspend, resume = listening.resume,
 }

@@ -32,7 +32,7 @@ end
 
 --- Asks the connections of a pool to end, and cuts what is left at the deadline. A worker that does not answer has cut
 --- nobody yet, but its connections count as cut: they are lost one way or the other.
----@param params { pool: string, deadline: number|false, before: integer|nil }
+---@param params { pool: string, deadline: number|false, before: integer|nil, reason: string|nil }
 ---@return { finished: integer, cut: integer }
 function Stopping:drain_connections(params)
   local result = { finished = 0, cut = 0 }
@@ -59,6 +59,15 @@ local function deadline_of(pool, override)
   return pool.options.drain.deadline
 end
 
+-- During the delay everybody is still let in; then nobody is, and those who are there are asked to end.
+function Stopping:_end_pool(pool, deadline, on_closed)
+  local delay = pool.options.drain.delay
+  if delay > 0 then core.park(delay) end
+  self.instance.listeners:close { pool }
+  if on_closed then on_closed() end
+  return self:drain_connections { pool = pool.name, deadline = deadline_of(pool, deadline) }
+end
+
 --- The verb `drain`: the pool takes nobody any more, asks everybody to end, and is stopped.
 ---@return table|nil result, string|nil err
 function Stopping:drain_pool(params)
@@ -68,24 +77,29 @@ function Stopping:drain_pool(params)
   local ok, err = instance.changes:alone("drain", params.wait, function()
     if not pools.in_service(pool) then return nil, ("pool %s is %s"):format(pool.name, pool.state) end
     pool.state = "draining"
-    instance.listeners:close { pool }
     return true
   end)
   if not ok then return nil, err end
-  local result = self:drain_connections { pool = pool.name, deadline = deadline_of(pool, params.deadline) }
+  local result = self:_end_pool(pool, params.deadline)
   pool.state = "stopped"
   return result
 end
 
 -- ---------------------------------------------------------------- the instance
 
-function Stopping:_drain_all(override)
-  local calls = {}
-  for i, pool in ipairs(self.instance.pools.list) do
+-- Readiness turned false first; every pool has its own delay and deadline. Workers drain once the last one has closed:
+-- until then they are needed for accepting.
+function Stopping:_gently(params)
+  local list, workers, calls = self.instance.pools.list, self.instance.workers, {}
+  local open = #list
+  local function on_closed()
+    open = open - 1
+    if open > 0 then return end
+    for _, worker in ipairs(workers:in_state "running") do workers:set_state(worker, "draining") end
+  end
+  for i, pool in ipairs(list) do
     pool.state = "draining"
-    calls[i] = function()
-      return self:drain_connections { pool = pool.name, deadline = deadline_of(pool, override) }
-    end
+    calls[i] = function() return self:_end_pool(pool, params.deadline, on_closed) end
   end
   local total = { finished = 0, cut = 0 }
   for _, answer in pairs(sync.all(calls)) do
@@ -94,16 +108,6 @@ function Stopping:_drain_all(override)
     end
   end
   return total
-end
-
--- Readiness turns false first; during the delay everybody is still served.
-function Stopping:_gently(params)
-  local instance = self.instance
-  local delay = instance.spec.server.drain.delay
-  if delay > 0 then core.park(delay) end
-  instance.listeners:close(instance.pools.list)
-  for _, worker in ipairs(instance.workers:in_state("running")) do instance.workers:set_state(worker, "draining") end
-  return self:_drain_all(params.deadline)
 end
 
 function Stopping:_at_once()

@@ -164,6 +164,30 @@ function control.resume(params) end
 ---@return table? data
 function control.drain(params) end
 
+---@class sockdrawer.Control.purge
+---@field pool string the pool
+---@field grace? number cut what is left after so many seconds; default: 1
+
+--- End the connections of older generations: they are told, then cut.
+---@param params sockdrawer.Control.purge
+---@return table? result
+---@return string? err
+---@return table? data
+function control.purge(params) end
+
+---@class sockdrawer.Control.wait
+---@field pool string the pool
+---@field condition nil an operator and a number: "== 0"
+---@field generation? nil only connections of this generation, or of all old ones
+---@field timeout? number|false|"infinity" give up after so many seconds; the number is in the error
+
+--- Wait for a number of connections.
+---@param params sockdrawer.Control.wait
+---@return table? result
+---@return string? err
+---@return table? data
+function control.wait(params) end
+
 ---@class sockdrawer.Control.close
 ---@field ids? string|string[] ids of connections
 ---@field pool? string those of this pool
