@@ -167,8 +167,8 @@ function M.as_list(value)
   return keys == #list and #list > 0 and list or nil
 end
 
-local AVAILABLE = { tcp = true, unix = true, fd = true }
-local LATER = { tls = 5, udp = 5, systemd = 2 }
+local AVAILABLE = { tcp = true, unix = true, fd = true, systemd = true }
+local LATER = { tls = 5, udp = 5 }
 
 local function parse_address(text)
   if type(text) ~= "string" then return nil, "an address is a text, not a " .. type(text) end
@@ -192,7 +192,7 @@ M.addresses = {
     return list
   end,
   allowed = function()
-    return "an address, or a list of them: tcp://host:port, :port, [ipv6]:port, unix:/path, fd:N"
+    return "an address, or a list of them: tcp://host:port, :port, [ipv6]:port, unix:/path, fd:N, systemd:NAME"
   end,
 }
 

@@ -1,5 +1,6 @@
 --- Booting an instance, step by step: script, lock, sockets, workers, ready. Methods of the instance.
 
+local activation = require "sockdrawer.supervisor.activation"
 local core = require "sockdrawer.core"
 local change = require "sockdrawer.supervisor.change"
 local listeners = require "sockdrawer.supervisor.listeners"
@@ -145,7 +146,8 @@ function Instance:_serve(answer)
 end
 
 function Instance:boot(overrides)
-  self.notify = notify.new(overrides.ready_fd)
+  self.activation = activation.take()
+  self.notify = notify.new(overrides.ready_fd) -- takes what is for us alone out of the environment
   self.stopping = stopping.new(self)
   signals.listen(self)
   local answer, failures = self:_evaluate()

@@ -57,7 +57,7 @@ end
 function Listeners:context(pool, more)
   local context = {
     loops = self.instance.loops, folder = absolute(self.instance.folder), ports = self.ports,
-    own = listeners.groups_of(pool),
+    own = listeners.groups_of(pool), activation = self.instance.activation,
   }
   for key, value in pairs(more or {}) do context[key] = value end
   return context

@@ -14,6 +14,7 @@ local PATIENCE, FIRST_WAIT, LONGEST_WAIT = 2, 0.001, 0.2
 ---@field folder string the script's: paths of unix sockets start there
 ---@field ports sockdrawer.Ports
 ---@field own table[] the groups that the pool has so far
+---@field activation sockdrawer.Activation|nil
 ---@field bind_only boolean|nil keep the port, but do not listen
 
 -- Tries again while the address is in use, for a bounded time, a little longer each time (P14).
@@ -178,11 +179,9 @@ function opening.abandon(groups, context)
   context.ports:steer()
 end
 
-local function open_group(pool, text, context)
-  local address, wrong = core.parse_address(text, context.folder)
-  if not address then return nil, wrong end
+local function open_group(pool, text, address, context)
   local group = {
-    pool = pool.name, address = address, scheme = address.scheme, path = address.path,
+    pool = pool.name, text = text, address = address, scheme = address.scheme, path = address.path,
     shared = address.scheme ~= "tcp", members = {},
   }
   local ok, err, more = openers[address.scheme](pool, group, context)
@@ -191,20 +190,43 @@ local function open_group(pool, text, context)
   return nil, more and more:gsub("^listen %S+: ", "") or tostring(err)
 end
 
+-- What an address stands for: itself, or the sockets that the service manager passed under a name.
+local function places(text, context)
+  local address, wrong = core.parse_address(text, context.folder)
+  if not address then return nil, wrong end
+  if address.scheme ~= "systemd" then return { address } end
+  local fds, missing = context.activation:find(address.name)
+  if not fds then return nil, missing end
+  local list = {}
+  for i, fd in ipairs(fds) do list[i] = core.parse_address("fd:" .. fd) end
+  return list
+end
+
+local function open_address(pool, text, context, groups)
+  local list, err = places(text, context)
+  if not list then return nil, err end
+  for _, address in ipairs(list) do
+    local group
+    group, err = open_group(pool, text, address, context)
+    if not group then return nil, err end
+    table.insert(groups, group)
+  end
+  return true
+end
+
 --- Opens all of a list of addresses for a pool, or none.
----@param pool table
+---@param pool { name: string, options: table }
 ---@param addresses string[]
 ---@param context sockdrawer.Opening
 ---@return table[]|nil groups, string|nil err
 function opening.open_all(pool, addresses, context)
   local groups = {}
   for _, text in ipairs(addresses) do
-    local group, err = open_group(pool, text, context)
-    if not group then
+    local ok, err = open_address(pool, text, context, groups)
+    if not ok then
       opening.abandon(groups, context)
       return nil, ("cannot listen on %s for pool %s: %s"):format(text, pool.name, err)
     end
-    table.insert(groups, group)
   end
   return groups
 end

@@ -14,14 +14,18 @@ local STRANGERS = 0.2
 
 -- What to open to get the same address again: the port stays what it was.
 local function again(group)
-  return group.address.port == 0 and group.bound or group.address.text
+  return group.address.port == 0 and group.bound or group.text
 end
 
 --- The addresses of a pool as they would be opened again.
 ---@return string[]
 function Listeners.texts(_, pool)
-  local texts = {}
-  for i, group in ipairs(pool.groups) do texts[i] = again(group) end
+  local texts, seen = {}, {}
+  for _, group in ipairs(pool.groups) do
+    local text = again(group)
+    if not seen[text] then table.insert(texts, text) end -- several sockets may have one name
+    seen[text] = true
+  end
   return texts
 end
 
@@ -109,7 +113,7 @@ end
 
 local function is_inherited(pool)
   for _, group in ipairs(pool.groups) do
-    if group.scheme == "fd" then return group.address.text end
+    if group.scheme == "fd" then return group.text end
   end
 end
 
