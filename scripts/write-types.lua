@@ -17,7 +17,8 @@ end
 -- How values are written, by the type of their row.
 local KINDS = {
   count = "integer", seconds = "number", whole_seconds = "integer", size = "integer|string", boolean = "boolean",
-  keepalive = "boolean|integer", text = "string", mode = "string", user = "string", addresses = "string|string[]", networks = "string|string[]",
+  keepalive = "boolean|integer", text = "string", mode = "string", user = "string", addresses = "string|string[]",
+  networks = "string|string[]",
   plain = "table", handler = "string|sockdrawer.Handler", when_full = '"backlog"|"close"',
 }
 
@@ -76,6 +77,7 @@ end
 local PARAMETERS = {
   text = "string", pools = "string|string[]", seconds = "number", deadline = 'number|false|"infinity"',
   count = "integer", flag = "boolean", network = "string", texts = "string|string[]",
+  values = "table<string, any>",
 }
 
 local function write_parameters(class, row)
@@ -94,7 +96,7 @@ local function write_verb(row)
   local takes = #row.args + #row.options > 0
   local class = "sockdrawer.Control." .. row.name
   if takes then write_parameters(class, row) end
-  local needed = row.args[1] and not row.args[1].optional
+  local needed = row.args[1] and (row.args[1].needed or not row.args[1].optional)
   say("--- %s%s.", row.help:sub(1, 1):upper(), row.help:sub(2))
   if takes then say("---@param params%s %s", needed and "" or "?", class) end
   say "---@return table? result\n---@return string? err\n---@return table? data"

@@ -69,6 +69,7 @@ typedef struct {
 
 typedef struct {
   _Alignas(SD_SCOREBOARD_LINE) _Atomic uint64_t generation;
+  _Atomic uint64_t revision;
   /* Guarded by the mutex; `held` per slot is the truth, `total` its sum. */
   _Alignas(SD_SCOREBOARD_LINE) pthread_mutex_t mutex;
   _Atomic uint64_t max;
@@ -264,6 +265,15 @@ static inline uint64_t sd_scoreboard_generation(const sd_scoreboard *sb, uint32_
 
 static inline void sd_scoreboard_set_generation(sd_scoreboard *sb, uint32_t pool, uint64_t n) {
   atomic_store(&sb->pools[pool].generation, n);
+}
+
+/* The same for the pool's options: who has older ones accepts nobody. */
+static inline uint64_t sd_scoreboard_revision(const sd_scoreboard *sb, uint32_t pool) {
+  return atomic_load(&sb->pools[pool].revision);
+}
+
+static inline void sd_scoreboard_set_revision(sd_scoreboard *sb, uint32_t pool, uint64_t n) {
+  atomic_store(&sb->pools[pool].revision, n);
 }
 
 #endif

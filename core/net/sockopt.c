@@ -7,6 +7,8 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 #include <uv.h>
 
 #define DAY 86400
@@ -304,6 +306,39 @@ int sd_sockopt_set(int fd, const sd_sockopt *option, double value, sd_net_error 
   }
   err = set(fd, option, value);
   return err ? explain(option, "set", err, error) : 0;
+}
+
+/* What a new socket says of an option. */
+static int get_default(int fd, const sd_sockopt *option, double *value) {
+  int fresh = socket(ask(fd, SO_DOMAIN), SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fresh < 0) return -errno;
+  int err = get(fresh, option, value);
+  close(fresh);
+  return err;
+}
+
+/* A size that was set is locked against the kernel's tuning, and stays so when it
+ * is set to what it was before. */
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#endif
+
+static int unlock_buffer(int fd, const sd_sockopt *option) {
+  enum { SNDBUF_LOCK = 1, RCVBUF_LOCK = 2 };
+  int locks = ask(fd, SO_BUF_LOCK);
+  if (locks < 0) return UV_ENOTSUP;
+  locks &= option->optname == SO_SNDBUF ? ~SNDBUF_LOCK : ~RCVBUF_LOCK;
+  return put(fd, SOL_SOCKET, SO_BUF_LOCK, &locks, sizeof locks);
+}
+
+int sd_sockopt_reset(int fd, const sd_sockopt *option, sd_net_error *error) {
+  double value = 0;
+  int err = check_here(fd, option, "reset", error);
+  if (err) return err;
+  err = get_default(fd, option, &value);
+  if (!err) err = set(fd, option, value); /* unchecked: the kernel's 0 may be no value that can be given */
+  if (!err && option->type == SD_SOCKOPT_BUFFER) err = unlock_buffer(fd, option);
+  return err ? explain(option, "reset", err, error) : 0;
 }
 
 int sd_sockopt_get(int fd, const sd_sockopt *option, double *value, sd_net_error *error) {

@@ -66,6 +66,10 @@ bool sd_sockopt_applies(const sd_sockopt *option, int fd);
 /* 0, UV_EINVAL (see _check; or an option of listen sockets given to a connection),
  * UV_ENOPROTOOPT (see _applies) or what the kernel said. */
 int sd_sockopt_set(int fd, const sd_sockopt *option, double value, sd_net_error *error);
+/* Back to what a new socket of its kind has. Of a buffer's size the kernel takes
+ * over the tuning again where it can (Linux 5.15), else UV_ENOTSUP. */
+int sd_sockopt_reset(int fd, const sd_sockopt *option, sd_net_error *error);
+
 int sd_sockopt_get(int fd, const sd_sockopt *option, double *value, sd_net_error *error);
 
 /* One setting of a list: the way a pool's `socket` table travels. */

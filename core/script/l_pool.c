@@ -8,6 +8,7 @@
 
 #include "l_pool.h"
 #include "l_scoreboard.h"
+#include "l_socket.h"
 
 enum { BEAT = 500 };
 
@@ -26,6 +27,7 @@ static l_generation *find_generation(const l_pool *pool, uint64_t number) {
 }
 
 l_generation *sd_l_pool_current(l_pool *pool) {
+  if (pool->revision != sd_scoreboard_revision(sd_the_vm.scoreboard, pool->index)) return NULL;
   uint64_t number = sd_scoreboard_generation(sd_the_vm.scoreboard, pool->index);
   if (pool->current != NULL && pool->current->number == number) return pool->current;
   pool->current = find_generation(pool, number);
@@ -154,11 +156,20 @@ void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which) {
     lua_pushnumber(L, (lua_Number)c->task.generation);
 }
 
+/* An option that the kernel refuses here was refused when it was set, or is one
+ * that only the supervisor may set; the connection is served all the same. */
+static void set_own_sockopts(const l_pool *pool, int fd, const struct sockaddr *peer) {
+  const l_pool_sockopts *own = peer->sa_family == AF_UNIX ? &pool->own_unix : &pool->own_tcp;
+  sd_net_error error;
+  if (own->count > 0) sd_sockopt_apply(fd, own->list, own->count, SD_SOCKOPT_CONNECTION, &error);
+}
+
 int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer) {
   lua_State *L = sd_the_vm.L;
   int err;
   l_conn *c = sd_l_conn_new(L, fd, &pool->limits, peer, &err);
   if (c == NULL) return err;
+  set_own_sockopts(pool, fd, peer);
   c->pool = pool;
   c->generation = g;
   c->task.pool = pool->index;
@@ -243,9 +254,32 @@ static void take_limits(lua_State *L, int index, sd_conn_limits *l) {
   lua_pop(L, 2);
 }
 
+static void keep_sockopt(l_pool_sockopts *own, const sd_sockopt_setting *setting) {
+  if (own->count < sizeof own->list / sizeof *own->list) own->list[own->count++] = *setting;
+}
+
+/* Of TCP all but quickack is inherited; of a unix socket nothing is. */
+static void take_socket(lua_State *L, int index, l_pool *pool) {
+  sd_sockopt_setting list[SD_L_SETTINGS];
+  sd_net_error error;
+  size_t count = 0;
+  pool->own_tcp.count = pool->own_unix.count = 0;
+  lua_getfield(L, index, "socket");
+  if (lua_istable(L, -1)) sd_l_settings(L, lua_gettop(L), list, &count, &error);
+  lua_pop(L, 1);
+  for (size_t i = 0; i < count; i++) {
+    if (list[i].option->where == SD_SOCKOPT_CONNECTION) keep_sockopt(&pool->own_tcp, &list[i]);
+    if (!list[i].option->only_ip) keep_sockopt(&pool->own_unix, &list[i]);
+  }
+}
+
 static void take_config(lua_State *L, int index, l_pool *pool) {
+  take_socket(L, index, pool);
   take_limits(L, index, &pool->limits);
   sd_l_admission_configure(L, index, &pool->admission);
+  lua_getfield(L, index, "revision");
+  if (lua_isnumber(L, -1)) pool->revision = (uint64_t)lua_tonumber(L, -1);
+  lua_pop(L, 1);
   lua_getfield(L, index, "when_full");
   if (lua_isstring(L, -1)) pool->close_when_full = strcmp(lua_tostring(L, -1), "close") == 0;
   lua_pop(L, 1);

@@ -5,6 +5,7 @@
 
 #include "l_admission.h"
 #include "l_connection.h"
+#include "net/sockopt.h"
 
 #define SD_POOL "sockdrawer.pool"
 
@@ -29,11 +30,18 @@ struct l_listener {
   sd_task *leaver; /* waits for that */
 };
 
+typedef struct {
+  sd_sockopt_setting list[8];
+  size_t count;
+} l_pool_sockopts;
+
 struct l_pool {
   l_pool *next;
   uint32_t index;
   int loop;
+  uint64_t revision; /* of the options */
   bool paused, close_when_full;
+  l_pool_sockopts own_tcp, own_unix; /* what connections do not inherit from listen sockets */
   char name[SD_SCOREBOARD_NAME_MAX];
   sd_conn_limits limits;
   l_admission admission;
@@ -50,7 +58,7 @@ static inline l_pool *sd_l_pool_check(lua_State *L) {
 }
 
 /* The generation that the scoreboard calls current, or NULL while it is not
- * prepared here. */
+ * prepared here, or the options that are current are not. */
 l_generation *sd_l_pool_current(l_pool *pool);
 
 /* Starts the handler on an accepted descriptor whose place is reserved. 0 or

@@ -204,9 +204,11 @@ static int l_pool_set(lua_State *L) {
   sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
   uint32_t pool = check_pool(L, 2, sb);
   luaL_checktype(L, 3, LUA_TTABLE);
-  lua_Number generation, max;
+  lua_Number generation, max, revision;
   bool has_generation = number_field(L, 3, "generation", 0, MAX_WHOLE, &generation);
   bool has_max = number_field(L, 3, "max_connections", 0, HUGE_VAL, &max);
+  bool has_revision = number_field(L, 3, "revision", 0, MAX_WHOLE, &revision);
+  if (has_revision) sd_scoreboard_set_revision(sb, pool, (uint64_t)revision);
   if (has_max) sd_scoreboard_set_max(sb, pool, to_max(max));
   if (has_generation) sd_scoreboard_set_generation(sb, pool, (uint64_t)generation);
   return 0;

@@ -18,7 +18,6 @@
 #include "net/sockopt.h"
 #include "net/steer.h"
 
-#define MAX_SETTINGS 64 /* more than there are options */
 #define MAX_INODES 4096
 
 /* Only the resolver's failures are libuv's numbers and no errno. */
@@ -186,8 +185,8 @@ static int to_setting(lua_State *L, sd_sockopt_setting *out, sd_net_error *error
   return out->option ? check_value(L, out->option, &out->value, error) : UV_EINVAL;
 }
 
-/* The table at `index` as a list. All of it is checked before anything is set. */
-static int to_settings(lua_State *L, int index, sd_sockopt_setting *list, size_t *count, sd_net_error *error) {
+/* All of it is checked before anything is set. */
+int sd_l_settings(lua_State *L, int index, sd_sockopt_setting *list, size_t *count, sd_net_error *error) {
   *count = 0;
   lua_pushnil(L);
   while (lua_next(L, index)) {
@@ -203,11 +202,11 @@ static int to_settings(lua_State *L, int index, sd_sockopt_setting *list, size_t
 }
 
 int sd_l_setopt(lua_State *L, int fd, int index) {
-  sd_sockopt_setting list[MAX_SETTINGS];
+  sd_sockopt_setting list[SD_L_SETTINGS];
   sd_net_error error = { "" };
   size_t count;
   luaL_checktype(L, index, LUA_TTABLE);
-  int err = to_settings(L, index, list, &count, &error);
+  int err = sd_l_settings(L, index, list, &count, &error);
   for (size_t i = 0; !err && i < count; i++) err = sd_sockopt_set(fd, list[i].option, list[i].value, &error);
   return succeed(L, err, error.text);
 }
@@ -233,6 +232,15 @@ int sd_l_getopt(lua_State *L, int fd, int index) {
 
 static int l_setopt(lua_State *L) {
   return sd_l_setopt(L, check_fd(L, 1), 2);
+}
+
+/* resetopt(fd, name): back to what a new socket has. */
+static int l_resetopt(lua_State *L) {
+  sd_net_error error = { "" };
+  int fd = check_fd(L, 1);
+  const sd_sockopt *option = sd_sockopt_find(luaL_checkstring(L, 2), &error);
+  int err = option ? sd_sockopt_reset(fd, option, &error) : UV_EINVAL;
+  return succeed(L, err, error.text);
 }
 
 static int l_getopt(lua_State *L) {
@@ -297,7 +305,7 @@ static void take_arguments(sd_listener_options *o, const sd_sockopt_setting *lis
 /* listen{ address=, backlog=, reuseport=, v6only=, port=, bind_only=, replace=, socket={…} }
  * → fd, bound text [, inode, device of a unix socket] */
 static int l_listen(lua_State *L) {
-  sd_sockopt_setting list[MAX_SETTINGS];
+  sd_sockopt_setting list[SD_L_SETTINGS];
   sd_listener_options options;
   sd_listener listener;
   sd_address address;
@@ -315,7 +323,7 @@ static int l_listen(lua_State *L) {
   luaL_argcheck(L, options.port >= -1 && options.port <= 65535, 1, "port out of range");
   int err = address_field(L, 1, &address, &error);
   lua_getfield(L, 1, "socket");
-  if (!err && lua_istable(L, -1)) err = to_settings(L, lua_gettop(L), list, &options.option_count, &error);
+  if (!err && lua_istable(L, -1)) err = sd_l_settings(L, lua_gettop(L), list, &options.option_count, &error);
   take_arguments(&options, list);
   if (!err) err = sd_listener_open(&listener, &address, &options, &error);
   if (err) return sd_l_failure(L, err, error.text);
@@ -440,6 +448,7 @@ void sd_l_socket_register(lua_State *L) {
     { "listeners_at", l_listeners_at },
     { "inode", l_inode },
     { "setopt", l_setopt },
+    { "resetopt", l_resetopt },
     { "getopt", l_getopt },
     { "check_sockopt", l_check_sockopt },
     { "sockopt_names", l_sockopt_names },

@@ -9,6 +9,8 @@
 
 #include <lua.h>
 
+#include "net/sockopt.h"
+
 /* Both add their functions to the table on top of the stack. */
 void sd_l_socket_register(lua_State *L);
 void sd_l_system_register(lua_State *L);
@@ -22,6 +24,11 @@ void sd_l_system_begin(lua_State *L);
  * pushes its value, or the same. Both return the number of results. */
 int sd_l_setopt(lua_State *L, int fd, int index);
 int sd_l_getopt(lua_State *L, int fd, int index);
+
+/* The table { name = value } at `index` as a list; `list` has room for
+ * SD_L_SETTINGS. 0, or UV_EINVAL and why. */
+enum { SD_L_SETTINGS = 64 }; /* more than there are options */
+int sd_l_settings(lua_State *L, int index, sd_sockopt_setting *list, size_t *count, sd_net_error *error);
 
 /* Pushes nil, "ENAME" and the text if there is one; returns how many. */
 int sd_l_failure(lua_State *L, int err, const char *text);

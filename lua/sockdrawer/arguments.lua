@@ -100,7 +100,9 @@ for _, set in ipairs { run_options, client_options } do
   end
 end
 for _, row in ipairs(verbs.rows) do
-  for _, item in ipairs(row.options) do takes_value[verbs.dashed(item)] = item.type ~= "flag" end
+  for _, item in ipairs(row.options) do
+    if not item.data then takes_value[verbs.dashed(item)] = item.type ~= "flag" end
+  end
 end
 
 -- The flag at the end of a cluster of short ones (-wn) decides whether the next word is its value.
@@ -221,7 +223,7 @@ local function parse_script(action, options, script, words, tail)
 end
 
 local function argument_count(item)
-  if item.many then return item.optional and "*" or "+" end
+  if item.many then return item.optional and not item.needed and "*" or "+" end
   return item.optional and "?" or 1
 end
 
@@ -241,12 +243,14 @@ local function verb_parser(row)
   local timeout = #options == #client_options and " [--timeout S]" or ""
   parser:usage("Usage: sockdrawer " .. verbs.usage(row) .. " [-c PATH | --name NAME] [--json]" .. timeout)
   for _, item in ipairs(row.args) do
-    parser:argument(item.name, item.help):args(argument_count(item)):argname(verbs.placeholder(item))
+    if not item.leads then
+      parser:argument(item.name, item.help):args(argument_count(item)):argname(verbs.placeholder(item))
+    end
   end
   for _, item in ipairs(row.options) do
     if item.type == "flag" then
       parser:flag(verbs.dashed(item), item.help):target(item.name)
-    else
+    elseif not item.data then
       parser:option(verbs.dashed(item), item.help):target(item.name):argname(verbs.placeholder(item))
     end
   end

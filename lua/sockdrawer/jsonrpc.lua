@@ -70,6 +70,7 @@ local function plain_table(value, name, depth)
     if type(key) == "string" then key = jsonrpc.clean(key) end
     copy[key] = plain(item, key, depth + 1)
   end
+  for i = 1, meta and meta.__length or 0 do copy[i] = value[i] == nil and json.null or plain(value[i], i, depth + 1) end
   return kind and setmetatable(copy, { __jsontype = kind }) or copy
 end
 

@@ -159,6 +159,21 @@ function shows.status(result)
   return lines
 end
 
+local function changed_value(value)
+  if type(value) == "table" and #value == 0 then return "-" end
+  return value == false and "off" or cell(value)
+end
+
+-- One line per option: what it was, and what it is now.
+function shows.changed(result)
+  local rows = {}
+  for _, key in ipairs(sorted_keys(result.changed or {})) do
+    local pair = result.changed[key]
+    rows[#rows + 1] = { log.escape(key), changed_value(pair[1]), "->", changed_value(pair[2]) }
+  end
+  return #rows > 0 and align(rows) or { "nothing has changed" }
+end
+
 function shows.conns(result)
   return columns(verbs.connection_columns, result)
 end

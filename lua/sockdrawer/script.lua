@@ -158,10 +158,10 @@ end
 local function server_of(judge)
   local given, where = declared_server(judge)
   local over = judge.overrides.server
-  local server = options.validate_server(merge(given, over), reporter(judge.failures, where))
+  local server, explicit = options.validate_server(merge(given, over), reporter(judge.failures, where))
   server.name = server.name or options.base_name(judge.evaluation.path)
   if not over.control then place_control(server.control, given.control, source.folder(judge.evaluation.path)) end
-  return server
+  return server, explicit
 end
 
 -- The script as the declaration of its one pool.
@@ -292,6 +292,7 @@ end
 ---@field name string the instance's
 ---@field title string what process titles show
 ---@field server table effective options of sd.server
+---@field given table<string, true> the dotted keys of sd.server that were given
 ---@field pools table[] { name, mode, file, line, addresses, handler, inline, options, given }, in the script's order
 ---@field declared boolean the script has sd.pool calls; otherwise it is a handler itself
 ---@field path string the module path as the script left it: handlers are found with it
@@ -307,11 +308,12 @@ function M.plain_spec(evaluation, overrides)
   judge.overrides = options.parse_overrides(overrides or {}, function(message)
     table.insert(judge.failures, message)
   end)
-  local server = server_of(judge)
+  local server, explicit = server_of(judge)
   local pools = pools_of(judge, server)
   if #judge.failures > 0 then return nil, judge.failures end
   return {
-    name = server.name, title = server.name, server = server, pools = pools, declared = #evaluation.pools > 0,
+    name = server.name, title = server.name, server = server, given = explicit, pools = pools,
+    declared = #evaluation.pools > 0,
     path = evaluation.generation.package.path, cpath = evaluation.generation.package.cpath,
   }, judge.failures
 end

@@ -127,10 +127,10 @@ local function register(self, pool, loaded)
   pool.generations[loaded.number] = loaded
 end
 
-local function settings(options)
+local function settings(options, revision)
   return {
-    limits = options.limits, timeouts = options.timeouts, when_full = options.when_full, socket = options.socket,
-    allow = options.allow, deny = options.deny,
+    revision = revision, limits = options.limits, timeouts = options.timeouts, when_full = options.when_full,
+    socket = options.socket, allow = options.allow, deny = options.deny,
   }
 end
 
@@ -142,7 +142,7 @@ local function log_ended(row)
 end
 
 local function open_pool(self, state)
-  local options = settings(state.options)
+  local options = settings(state.options, state.revision)
   options.name, options.index, options.loop = state.name, state.index, runtime.loop
   local pool = { name = state.name, generations = {}, listening = {}, core = core.pool(options) }
   pool.core:on_drained(function(number) self:_retire(pool, number) end)
@@ -162,10 +162,10 @@ local function apply_level(pool, old, new)
   if new and new ~= (old or log.level()) then log.set_level(new, pool.name) end
 end
 
-local function apply_options(pool, options)
+local function apply_options(pool, options, revision)
   apply_level(pool, pool.options and level_of(pool.options), level_of(options))
   pool.options = options
-  pool.core:configure(settings(options))
+  pool.core:configure(settings(options, revision))
   pool.core:on_ended(type(options.log) == "table" and options.log.connections and log_ended or nil)
 end
 
@@ -234,8 +234,11 @@ end
 local function commit_pool(self, entry)
   local state, loaded = entry.state, entry.loaded
   local pool = self.pools[state.name] or open_pool(self, state)
-  apply_options(pool, state.options)
-  if not loaded then return pool end
+  apply_options(pool, state.options, state.revision)
+  if not loaded then
+    pool.core:try() -- it accepted nobody by the old options since the new ones were decided
+    return pool
+  end
   local old = pool.generations[pool.current]
   cancel_scope(old)
   if not entry.registered then register(self, pool, loaded) end

@@ -17,6 +17,9 @@ local verbs = {}
 ---@field optional? boolean
 ---@field many? boolean    takes all remaining words
 ---@field choices? string[]
+---@field data? boolean     only for programs: no word of the command line
+---@field leads? boolean    the first of the words, if it is no assignment
+---@field needed? boolean   shown as if it were not optional
 
 ---@class sockdrawer.Verb
 ---@field name string
@@ -118,6 +121,11 @@ types.texts = {
   end,
 }
 
+types.values = {
+  allowed = "an object of options by dotted key",
+  check = function(value) return type(value) == "table" and #value == 0, value end,
+}
+
 local function parameter(name, type_name, help, more)
   local row = { name = name, type = type_name, help = help }
   for key, value in pairs(more or {}) do row[key] = value end
@@ -140,6 +148,10 @@ local MODE = parameter("mode", "choice",
 
 local SUSPEND_MODE = parameter("mode", "choice", "hold: connections queue (default); refuse: they are refused",
   { choices = { "hold", "refuse" } })
+local ASSIGN = parameter("assign", "texts", "timeouts.idle=120; KEY= is back to the default; lists take += and -=",
+  { optional = true, many = true, needed = true })
+local VALUES = parameter("values", "values", 'the same as data: {"timeouts.idle": 120}',
+  { optional = true, data = true })
 
 -- What `conns` lists, in the order of its columns.
 verbs.connection_columns = {
@@ -186,6 +198,12 @@ verbs.rows = {
     options = { SUSPEND_MODE, WAIT }, changes = true, patient = true, show = "line" },
   { name = "resume", help = "accept again", args = { POOL }, options = { WAIT }, changes = true, patient = true,
     show = "line" },
+  { name = "set", help = "change options of a pool, or of the server; the others stay",
+    args = { parameter("pool", "text", "the pool; none: the server", { optional = true, leads = true }), ASSIGN },
+    options = { VALUES, WAIT }, changes = true, patient = true, show = "changed", objects = { "changed" } },
+  { name = "replace", help = "change options of a pool; the others go back to their defaults",
+    args = { parameter("pool", "text", "the pool", { leads = true }), ASSIGN },
+    options = { VALUES, WAIT }, changes = true, patient = true, show = "changed", objects = { "changed" } },
   { name = "drain", help = "stop a pool: no new connections, the open ones are asked to end", args = { POOL },
     options = { DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
   { name = "purge", help = "end the connections of older generations: they are told, then cut", args = { POOL },
@@ -213,8 +231,6 @@ verbs.rows = {
     changes = true, patient = true, show = "line" },
 
   { name = "promote", stage = 2, usage = "POOL", help = "give a canary all new connections" },
-  { name = "set", stage = 2, usage = "[POOL] KEY=VALUE…", help = "change options" },
-  { name = "replace", stage = 2, usage = "POOL KEY=VALUE…", help = "set options, all others to their defaults" },
   { name = "scale", stage = 2, usage = "[POOL] acceptors=N|size=N|loops=N", help = "more or fewer of something",
     supervised = true },
   { name = "move", stage = 2, usage = "CONN LOOP", help = "move a connection to another loop" },
@@ -312,6 +328,14 @@ local together = {
   end,
 }
 
+local function needs_assignment(params)
+  if not params.assign and (not params.values or next(params.values) == nil) then return "KEY=VALUE is missing" end
+  for _, text in ipairs(params.assign or {}) do
+    if not text:find "^[^=]+=" then return ('"%s" is no KEY=VALUE'):format(text:sub(1, 60)) end
+  end
+end
+together.set, together.replace = needs_assignment, needs_assignment
+
 local function check_parameters(row, params)
   local result = {}
   for _, item in each_parameter(row) do
@@ -358,6 +382,10 @@ end
 ---@return table params
 function verbs.from_words(row, words)
   local params = {}
+  local first = row.args[1]
+  if first and first.leads and not words.assign[1]:find("=", 1, true) then
+    words[first.name] = table.remove(words.assign, 1)
+  end
   for _, item in each_parameter(row) do
     local word = words[item.name]
     local parse = types[item.type].parse
@@ -384,7 +412,7 @@ local PLACEHOLDER = {
   network = "CIDR", pools = "POOL",
 }
 local OF_NAME = { pool = "POOL", module = "MODULE", key = "KEY", level = "LEVEL", ids = "CONN", after = "ID",
-  sort = "KEY" }
+  sort = "KEY", assign = "KEY=VALUE" }
 
 --- How a parameter's value is written in usage lines.
 ---@param item sockdrawer.Parameter
@@ -409,11 +437,11 @@ function verbs.usage(row)
   local words = { row.name, row.usage }
   for _, item in ipairs(row.args) do
     local word = verbs.placeholder(item) .. (item.many and "…" or "")
-    words[#words + 1] = item.optional and "[" .. word .. "]" or word
+    words[#words + 1] = item.optional and not item.needed and "[" .. word .. "]" or word
   end
   for _, item in ipairs(row.options) do
     local value = item.type == "flag" and "" or " " .. verbs.placeholder(item)
-    words[#words + 1] = "[" .. verbs.dashed(item) .. value .. "]"
+    if not item.data then words[#words + 1] = "[" .. verbs.dashed(item) .. value .. "]" end
   end
   return table.concat(words, " ")
 end

@@ -12,8 +12,7 @@ describe("the difference of two scripts", function()
   it("is empty for the same script", function()
     local same = function() return spec { pool("a", { args = { x = { 1 } } }) } end
     local diff = difference.specs(same(), same())
-    assert.same({ fixed = {}, server = {}, server_later = {}, added = {}, removed = {},
-      pools = { { name = "a", options = {} } } }, diff)
+    assert.same({ fixed = {}, added = {}, removed = {}, pools = { { name = "a" } } }, diff)
   end)
 
   it("names what came and what went", function()
@@ -23,13 +22,11 @@ describe("the difference of two scripts", function()
   end)
 
   it("tells handler and args from options, and options by dotted key", function()
-    local diff = difference.specs(
-      spec { pool("a", { args = { n = 1 }, timeouts = { idle = 60, write = 30 } }) },
-      spec { pool("a", { args = { n = 2 }, timeouts = { idle = 61, write = 30 } }, "other") })
-    assert.same({
-      name = "a", handler = { "h", "other" }, args = { { n = 1 }, { n = 2 } },
-      options = { ["timeouts.idle"] = { 60, 61 } },
-    }, diff.pools[1])
+    local old = { args = { n = 1 }, timeouts = { idle = 60, write = 30 } }
+    local new = { args = { n = 2 }, timeouts = { idle = 61, write = 30 }, size = 1 }
+    local diff = difference.specs(spec { pool("a", old) }, spec { pool("a", new, "other") })
+    assert.same({ name = "a", handler = { "h", "other" }, args = { { n = 1 }, { n = 2 } } }, diff.pools[1])
+    assert.same({ ["timeouts.idle"] = { 60, 61 }, size = { nil, 1 } }, difference.options(old, new))
   end)
 
   it("knows what can never change", function()
@@ -37,11 +34,4 @@ describe("the difference of two scripts", function()
     assert.same({ "user" }, diff.fixed)
   end)
 
-  it("tells what takes effect by itself from what does not yet", function()
-    local diff = difference.specs(
-      spec({}, { name = "demo", loops = 2, drain = { delay = 0, deadline = 20 } }),
-      spec({}, { name = "demo", loops = 4, drain = { delay = 0, deadline = false } }))
-    assert.same({ ["drain.deadline"] = { 20, false } }, diff.server)
-    assert.same({ loops = { 2, 4 } }, diff.server_later)
-  end)
 end)

@@ -9,7 +9,7 @@ end
 describe("the table of verbs", function()
   it("knows every verb of this stage", function()
     local names = "status tree info get conns gens swap rollback reload diff drain close log stop relisten suspend "
-      .. "resume purge wait"
+      .. "resume purge wait set replace"
     for name in names:gmatch "%S+" do
       assert.is_nil(assert(verbs.find(name), name).stage)
     end

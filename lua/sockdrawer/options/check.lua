@@ -11,6 +11,7 @@ local M = {}
 ---@field path string what stands before a key in a message: "timeouts."
 ---@field context table given to defaults that are functions
 ---@field inherited table|nil defaults that beat those of the rows
+---@field refused nil|fun(key: string): string|nil why a key is unknown on purpose
 ---@field explicit table<string, true> the key paths that the user wrote
 
 --- How a value looks in a message.
@@ -79,6 +80,7 @@ local function nested(row, value, walk)
     context = walk.context,
     inherited = walk.inherited and walk.inherited[row[1]],
     explicit = walk.explicit,
+    refused = row.refused,
   })
 end
 
@@ -90,6 +92,19 @@ local function value_of(row, value, walk)
   return (row.rows and nested or scalar)(row, value, walk)
 end
 
+--- What is wrong with a key that no row has.
+---@param rows table[]
+---@param key string
+---@param refused nil|fun(key: string): string|nil
+---@return string
+function M.unknown(rows, key, refused)
+  local why = refused and refused(key)
+  if why then return "belongs to the engine: " .. why end
+  local keys = keys_of(rows)
+  local hint = nearest.hint(key, keys)
+  return "unknown key" .. (hint ~= "" and hint or "; known are " .. table.concat(keys, ", "))
+end
+
 local function report_unknown(rows, given, walk)
   local known, unknown = {}, {}
   for _, row in ipairs(rows) do known[row[1]] = true end
@@ -97,11 +112,9 @@ local function report_unknown(rows, given, walk)
     if not known[key] then unknown[#unknown + 1] = key end
   end
   table.sort(unknown, function(a, b) return tostring(a) < tostring(b) end)
-  local keys = keys_of(rows)
   for _, key in ipairs(unknown) do
-    local hint = nearest.hint(key, keys)
-    if hint == "" then hint = "; known are " .. table.concat(keys, ", ") end
-    walk.report(("%s = %s: unknown key%s"):format(walk.path .. tostring(key), M.show(given[key]), hint))
+    local why = M.unknown(rows, tostring(key), walk.refused)
+    walk.report(("%s = %s: %s"):format(walk.path .. tostring(key), M.show(given[key]), why))
   end
 end
 

@@ -7,6 +7,8 @@
 --   off       false, "infinity" and math.huge are allowed and mean off or unlimited
 --   shorthand the key that a value stands for which is no table: drain = 5 is drain = { deadline = 5 }
 --   inherits  a pool's default is what the server has
+--   refused   of a table: why a key that is unknown is unknown on purpose, or nil
+--   fixed     why it cannot change in a running instance
 --   later     the stage that brings it: known by name, refused until then
 
 local YEAR = 365 * 86400
@@ -27,8 +29,12 @@ local function one_per_loop(context)
   return math.max(1, context.server and context.server.loops or 1)
 end
 
+local FOR_GOOD = "it is decided when the instance starts"
+local WITH_ADDRESS = "it is decided when the address is opened"
+
 local function name_row(longest, help)
-  return { "name", "text", pattern = NAME, longest = longest, allowed = NAME_ALLOWED:format(longest), help = help }
+  local allowed = NAME_ALLOWED:format(longest)
+  return { "name", "text", fixed = FOR_GOOD, pattern = NAME, longest = longest, allowed = allowed, help = help }
 end
 
 local function timeout(key, default, help)
@@ -59,11 +65,13 @@ local restart = {
 
 local server = {
   name_row(64, "the instance's name; default: the script's base name"),
-  { "loops", "count", cpus, max = 1024, help = "worker processes; default: one per usable CPU; 0: serve in this one" },
-  { "control", "table", rows = control, shorthand = "path", optional = true, help = "where and how it is operated" },
+  { "loops", "count", cpus, max = 1024, fixed = FOR_GOOD,
+    help = "worker processes; default: one per usable CPU; 0: serve in this one" },
+  { "control", "table", rows = control, shorthand = "path", optional = true, fixed = FOR_GOOD,
+    help = "where and how it is operated" },
   { "admin", later = 6, help = "HTTP for metrics, health and a dashboard" },
   { "log", "table", rows = server_log, help = "what is written to stderr" },
-  { "user", "user", help = "workers and loader drop to it" },
+  { "user", "user", fixed = FOR_GOOD, help = "workers and loader drop to it" },
   { "drain", "table", rows = drain, shorthand = "deadline", help = "how stopping goes" },
   { "restart", "table", rows = restart, help = "for workers that die before they ever ran" },
   { "on_failure", "choice", "stop", of = { "stop", "isolate" }, help = "what a pool past its restart limit ends" },
@@ -114,9 +122,17 @@ local socket = {
   { "backlog", "count", 4096, min = 1, max = 65535, help = "connections ready for accept; somaxconn caps it" },
   { "defer_accept", "whole_seconds", max = 3600, unit = "s", help = "wait for the first bytes; 0: do not" },
   { "fastopen", "count", max = 65535, help = "connections with bytes in their first packet; 0: off" },
-  { "reuseport", "boolean", true, help = "several listen sockets share one port" },
-  { "v6only", "boolean", help = "an IPv6 socket takes no IPv4 peers" },
+  { "reuseport", "boolean", true, fixed = WITH_ADDRESS, help = "several listen sockets share one port" },
+  { "v6only", "boolean", fixed = WITH_ADDRESS, help = "an IPv6 socket takes no IPv4 peers" },
 }
+
+-- Names that people may look for, of options that the engine depends on: each with its reason.
+local function engines_own(name)
+  local ok, core = pcall(require, "sockdrawer.core")
+  if not ok or not core.check_sockopt then return nil end
+  local _, why = core.check_sockopt(name, true)
+  return why and why:match "belongs to the engine: (.*)$"
+end
 
 local pool_log = {
   { "level", "choice", "info", of = LEVELS, help = "the least level that is written" },
@@ -124,14 +140,15 @@ local pool_log = {
 }
 
 local pool = {
-  { "listen", "addresses", help = "where connections come from" },
+  { "listen", "addresses", fixed = "relisten changes it", help = "where connections come from" },
   { "connect", later = 7, help = "where connections go to" },
   { "size", later = 7, help = "how many of them" },
   { "run", later = 3, help = "background tasks: 1 in the instance, or \"each\" loop" },
-  { "handler", "handler", help = "what serves a connection" },
-  { "args", "plain", function() return {} end, help = "what the handler is given" },
+  { "handler", "handler", fixed = "swap changes it", help = "what serves a connection" },
+  { "args", "plain", function() return {} end, fixed = "it belongs to the code: change the script and reload",
+    help = "what the handler is given" },
   { "acceptors", "count", one_per_loop, max = 1024, help = "accept slots over the loops; 0: bound, not accepting" },
-  { "listen_sockets", "count", nil, min = 1, max = 1024,
+  { "listen_sockets", "count", nil, min = 1, max = 1024, fixed = WITH_ADDRESS,
     help = "per address; default: one per loop (1 for unix:, fd:, systemd:)" },
   { "binding", later = 2, help = "which loop gets a connection" },
   { "max_connections", "count", 10000, max = 1e9, off = true, help = "over all loops" },
@@ -141,7 +158,7 @@ local pool = {
   { "rates", later = 2, help = "limits of accepting and of slow peers" },
   { "allow", "networks", false, off = true, help = "networks that may connect, and no others" },
   { "deny", "networks", false, off = true, help = "networks that may not, be they allowed" },
-  { "socket", "table", rows = socket, help = "socket options by name" },
+  { "socket", "table", rows = socket, refused = engines_own, help = "socket options by name" },
   { "tls", later = 5, help = "certificates and protocol" },
   { "proxy_protocol", later = 5, help = "addresses that a trusted proxy reports" },
   { "drain", "table", rows = drain, shorthand = "deadline", inherits = true, help = "how draining goes" },

@@ -1,7 +1,9 @@
 --- The kinds of value an option can have: how each is read, and how it is described.
 --
--- A type is { parse = function(value, row) → effective | nil, allowed = function(row) → text }.
--- parse may answer a second value, a reason that is clearer than "not what is allowed".
+-- A type is { parse = function(value, row) → effective | nil, allowed = function(row) → text, list = true | nil }.
+-- parse may answer a second value, a reason that is clearer than "not what is allowed". What it answers must itself
+-- be something that it takes: effective options are judged again when others change beside them.
+-- list: the value is a list of texts, and KEY+=TEXT and KEY-=TEXT work.
 
 local later = require "sockdrawer.options.later"
 local plain = require "sockdrawer.plain"
@@ -181,6 +183,7 @@ local function parse_address(text)
 end
 
 M.addresses = {
+  list = true,
   parse = function(value)
     local list = M.as_list(value)
     if not list then return nil end
@@ -197,6 +200,7 @@ M.addresses = {
 }
 
 M.networks = {
+  list = true,
   parse = function(value)
     local list = M.as_list(value)
     if not list then return nil end

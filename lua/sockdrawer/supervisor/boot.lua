@@ -11,6 +11,7 @@ local pools = require "sockdrawer.supervisor.pools"
 local reload = require "sockdrawer.supervisor.reload"
 local rpc = require "sockdrawer.rpc"
 local runtime = require "sockdrawer.runtime"
+local settings = require "sockdrawer.supervisor.settings"
 local signals = require "sockdrawer.supervisor.signals"
 local stopping = require "sockdrawer.supervisor.stopping"
 local watch = require "sockdrawer.supervisor.watch"
@@ -29,17 +30,17 @@ local function complain(lines)
 end
 
 -- The writer has a line of its own to write: how many are missing.
-function Instance:_configure_log(level, format)
+function Instance:configure_log(level, format)
   log.configure { level = level, format = format }
   self.log_writer:use_json(format == "json")
 end
 
 function Instance:open_log(overrides)
-  local settings = overrides.log
-  if type(settings) ~= "table" then settings = { level = settings, format = overrides.log_format } end
+  local given = overrides.log
+  if type(given) ~= "table" then given = { level = given, format = overrides.log_format } end
   self.log_writer = core.log_writer(2, LOG_RING)
   log.configure { write = function(line) self.log_writer:write(line) end }
-  self:_configure_log(log.levels[settings.level] and settings.level, settings.format)
+  self:configure_log(log.levels[given.level] and given.level, given.format)
   core.on_task_error(function(_, text) log.error("internal", { msg = text }) end)
 end
 
@@ -47,6 +48,7 @@ function Instance:_evaluate()
   local answer, err, data = reload.evaluate(self)
   if not answer then return nil, data and data.failures or { tostring(err) } end
   self.spec, self.name = answer.spec, answer.spec.name
+  self.base, self.overlay = { options = answer.spec.server, given = answer.spec.given }, {}
   self.supervised = self.spec.server.loops ~= 0
   self.loops = math.max(1, self.spec.server.loops)
   self.script = { number = 1, snapshot = answer.snapshot }
@@ -55,7 +57,7 @@ end
 
 function Instance:_settle()
   local server = self.spec.server
-  self:_configure_log(server.log.level, server.log.format)
+  self:configure_log(server.log.level, server.log.format)
   core.set_title("sockdrawer: supervisor " .. self.name)
   runtime.role, runtime.name, runtime.loops = "supervisor", self.name, self.loops
   if self.supervised then jit.off() else jit.on() end
@@ -81,13 +83,6 @@ end
 function Instance:_raise_limits()
   local _, hard = core.rlimit "nofile"
   core.rlimit("nofile", hard)
-  for _, spec in ipairs(self.spec.pools) do
-    local max = spec.options.max_connections
-    if max and max > hard then
-      local text = "max_connections %d is more than the %d descriptors a process may have"
-      log.warn("nofile", { pool = spec.name, msg = text:format(max, hard) })
-    end
-  end
 end
 
 function Instance:_make_parts()
@@ -106,6 +101,7 @@ function Instance:_open_pools(answer)
     pool.read_digest = code.digest
     local ok, err = self.pools:open(pool)
     if ok then ok, err = self.listeners:open(pool) end
+    settings.warn_of_descriptors(pool)
     self.pools:add(pool) -- also when it failed: what is open gets closed
     if not ok then return nil, err end
     self.pools:install(pool, generation, "start", nil)

@@ -7,6 +7,7 @@
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
 local pools = require "sockdrawer.supervisor.pools"
+local settings = require "sockdrawer.supervisor.settings"
 local sync = require "sockdrawer.sync"
 
 local change = {}
@@ -50,9 +51,16 @@ end
 
 -- ---------------------------------------------------------------- prepare
 
-local function states_of(entries)
-  local list = {}
-  for i, entry in ipairs(entries) do list[i] = pools.state_of(entry.pool, entry.generation) end
+-- What the workers are to have of each pool that the plan is about.
+local function states_of(plan)
+  local list, seen = {}, {}
+  for _, entry in ipairs(plan.entries) do
+    seen[entry.pool] = true
+    table.insert(list, pools.state_of(entry.pool, entry.generation, settings.row_of(plan.settings, entry.pool)))
+  end
+  for _, row in ipairs(plan.settings and plan.settings.rows or {}) do
+    if next(row.changed) and not seen[row.pool] then table.insert(list, pools.options_of(row.pool, row)) end
+  end
   return list
 end
 
@@ -81,7 +89,7 @@ end
 
 function Changes:_prepare(id, plan, workers)
   local seconds = self:_patience(plan)
-  local params = { change = id, pools = states_of(plan.entries), script = plan.script, remove = names_of(plan.remove) }
+  local params = { change = id, pools = plan.states, script = plan.script, remove = names_of(plan.remove) }
   for _, worker in ipairs(workers) do worker.preparing = true end
   local answers = self.instance.workers:ask(workers, "prepare", params, seconds)
   local ready, failure = {}, nil
@@ -106,6 +114,7 @@ end
 
 function Changes:_decide(plan)
   local memory, scoreboard = self.instance.pools, self.instance.scoreboard
+  if plan.settings then settings.store(self.instance, plan.settings) end
   for _, entry in ipairs(plan.entries) do
     local pool = entry.pool
     entry.from = pool.current
@@ -116,11 +125,11 @@ function Changes:_decide(plan)
   end
   for _, pool in ipairs(plan.remove) do memory:remove(pool) end
   if plan.script then self.instance.script = plan.script end
-  memory.version = memory.version + 1
+  if plan.concerns_workers then memory.version = memory.version + 1 end
 end
 
 local function note(self, worker, plan, version)
-  for _, entry in ipairs(plan.entries) do worker.has[entry.pool.name] = entry.generation.number end
+  for _, state in ipairs(plan.states) do worker.has[state.name] = state.mark end
   for _, pool in ipairs(plan.remove) do worker.has[pool.name] = nil end
   if plan.script then worker.script = plan.script.number end
   if worker.version == version - 1 then worker.version = version end
@@ -177,24 +186,33 @@ end
 
 --- Brings a plan about, or answers why not; then everything is as it was.
 ---@param plan { entries: { pool: table, generation: table, fresh: boolean|nil }[], remove: table[]|nil,
----  script: table|nil, cause: string, who: table|nil, decided: fun(entry: table)|nil,
----  after_decision: fun()|nil }
+---  script: table|nil, settings: table|nil, cause: string, who: table|nil, decided: fun(entry: table)|nil,
+---  after_decision: fun()|nil } settings: what settings.plan has answered
 ---@return table<string, integer>|nil kept connections per pool that stay on older code, string|nil err, table|nil data
 function Changes:apply(plan)
   plan.remove = plan.remove or {}
+  plan.states = states_of(plan)
+  plan.concerns_workers = #plan.states > 0 or #plan.remove > 0 or plan.script ~= nil
   self.last_id = self.last_id + 1
   local id = self.last_id
-  local ready, failure = self:_prepare(id, plan, self:_able())
+  local ready, failure = self:_prepare(id, plan, plan.concerns_workers and self:_able() or {})
+  local effects, why
+  if not failure then
+    effects, why = settings.prepare_effects(self.instance, plan.settings)
+    if not effects then failure = { text = why } end
+  end
   if self.instance.state ~= "ready" then failure = failure or { text = "the instance is " .. self.instance.state } end
   if failure then
     self:_abort(id, ready)
+    settings.abort_effects(effects or {})
     log.warn("change_refused", { loop = failure.loop, msg = failure.text })
     return nil, failure.text, failure.data
   end
   self:_decide(plan)
   if plan.after_decision then plan.after_decision() end
   local kept = self:_confirm(id, plan, ready)
-  self:_catch_up_others(ready)
+  settings.commit_effects(self.instance, effects)
+  if plan.concerns_workers then self:_catch_up_others(ready) end
   return kept
 end
 

@@ -5,10 +5,7 @@ local difference = {}
 -- Of an instance these never change while it runs.
 local FIXED = { "name", "user", "control" }
 
--- Of the server these are only read where they are needed, so a change takes effect by itself.
-local LIVE = { drain = true, stall = true, stall_kill = true, load_timeout = true, log = true }
-
--- Of a pool these come with a generation, or are compared elsewhere.
+-- Of a pool these come with a generation, or are compared by themselves.
 local WITH_CODE = { handler = true, args = true, listen = true }
 
 --- Deep equality of plain data.
@@ -42,6 +39,14 @@ local function is_map(value)
   return type(value) == "table" and #value == 0
 end
 
+-- Either may be nil; as JSON it is a list of two all the same.
+local PAIR = { __jsontype = "array", __length = 2 }
+
+--- Before and after.
+function difference.pair(old, new)
+  return setmetatable({ old, new }, PAIR)
+end
+
 --- Every leaf that differs, by its dotted key: { ["timeouts.idle"] = { old, new } }.
 ---@return table<string, { [1]: any, [2]: any }>
 function difference.leaves(old, new, prefix, out)
@@ -52,18 +57,19 @@ function difference.leaves(old, new, prefix, out)
     if is_map(before) and is_map(after) then
       difference.leaves(before, after, path .. ".", out)
     elseif not difference.same(before, after) then
-      out[path] = { before, after }
+      out[path] = difference.pair(before, after)
     end
   end
   return out
 end
 
-local function without(options, keys)
-  local copy = {}
-  for key, value in pairs(options or {}) do
-    if not keys[key] then copy[key] = value end
+--- The options of a pool that differ, but for what comes with its code, and its addresses.
+function difference.options(old, new)
+  local changed = difference.leaves(old, new)
+  for path in pairs(changed) do
+    if WITH_CODE[path:match "^[^.]+"] then changed[path] = nil end
   end
-  return copy
+  return changed
 end
 
 local function by_name(list)
@@ -73,16 +79,12 @@ local function by_name(list)
 end
 
 local function compare_pool(old, new)
-  local changed = difference.leaves(without(old.options, WITH_CODE), without(new.options, WITH_CODE))
-  if not difference.same(old.addresses, new.addresses) then
-    changed.listen = { old.addresses, new.addresses }
-  end
-  local row = { name = new.name, options = changed }
+  local row = { name = new.name }
   if old.handler ~= new.handler or (old.inline or false) ~= (new.inline or false) then
-    row.handler = { old.handler or "(inline)", new.handler or "(inline)" }
+    row.handler = difference.pair(old.handler or "(inline)", new.handler or "(inline)")
   end
   if not difference.same(old.options.args, new.options.args) then
-    row.args = { old.options.args or {}, new.options.args or {} }
+    row.args = difference.pair(old.options.args or {}, new.options.args or {})
   end
   return row
 end
@@ -97,26 +99,15 @@ function difference.fixed(old, new)
   return keys
 end
 
-local function compare_server(old, new)
-  local live, later = {}, {}
-  local fixed = {}
-  for _, key in ipairs(FIXED) do fixed[key] = true end
-  for path, pair in pairs(difference.leaves(without(old, fixed), without(new, fixed))) do
-    local top = path:match("^[^.]+")
-    if LIVE[top] then live[path] = pair else later[path] = pair end
-  end
-  return live, later
-end
-
 --- Compares two specs, each as the loader answers them.
 ---@param old table
 ---@param new table
----@return { fixed: string[], server: table, server_later: table, added: table[], removed: string[], pools: table[] }
+---@return { fixed: string[], added: table[], removed: string[], pools: { name: string, handler: table|nil,
+---  args: table|nil }[] }
 function difference.specs(old, new)
   local before, after = by_name(old.pools), by_name(new.pools)
   local result = { fixed = difference.fixed(old.server, new.server), added = {}, removed = {}, pools = {} }
   if old.name ~= new.name and result.fixed[1] ~= "name" then table.insert(result.fixed, 1, "name") end
-  result.server, result.server_later = compare_server(old.server, new.server)
   for _, pool in ipairs(new.pools) do
     if before[pool.name] then
       table.insert(result.pools, compare_pool(before[pool.name], pool))

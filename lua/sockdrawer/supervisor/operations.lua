@@ -2,19 +2,22 @@
 
 local core = require "sockdrawer.core"
 local connections = require "sockdrawer.supervisor.connections"
+local diff = require "sockdrawer.supervisor.diff"
 local ending = require "sockdrawer.supervisor.ending"
 local listening = require "sockdrawer.supervisor.listening"
 local log = require "sockdrawer.log"
 local reload = require "sockdrawer.supervisor.reload"
 local report = require "sockdrawer.supervisor.report"
+local set = require "sockdrawer.supervisor.set"
 local swap = require "sockdrawer.supervisor.swap"
 
 local operations = {
   status = report.status, tree = report.tree, info = report.info, get = report.get,
   conns = connections.conns, gens = connections.gens, close = connections.close,
   purge = ending.purge, wait = ending.wait,
-  swap = swap.swap, rollback = swap.rollback, reload = reload.reload, diff = reload.diff,
+  swap = swap.swap, rollback = swap.rollback, reload = reload.reload, diff = diff.diff,
   relisten = listening.relisten, suspend = listening.suspend, resume = listening.resume,
+  set = set.set, replace = set.replace, log = set.log,
 }
 
 local LOOK_AT_FILES = 0.5
@@ -25,13 +28,6 @@ end
 
 function operations.stop(instance, params)
   return instance.stopping:stop(params)
-end
-
-function operations.log(instance, params)
-  if params.pool and not instance.pools.by_name[params.pool] then return nil, "no such pool: " .. params.pool end
-  local ok, err = instance:set_log_level(params.level, params.pool)
-  if not ok then return nil, err end
-  return { level = params.level, pool = params.pool }
 end
 
 -- ---------------------------------------------------------------- --watch

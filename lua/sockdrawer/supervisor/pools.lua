@@ -4,6 +4,7 @@
 -- `version` rises with every decided change; a worker that carries an older one has something to catch up with.
 
 local core = require "sockdrawer.core"
+local settings = require "sockdrawer.supervisor.settings"
 
 local pools = {}
 
@@ -32,8 +33,8 @@ end
 ---@return table
 function pools.draft(spec)
   return {
-    name = spec.name, spec = spec, options = spec.options, mode = spec.mode, state = "accepting",
-    generations = {}, current = nil, last_number = 0, groups = {}, leaving = {},
+    name = spec.name, spec = spec, options = spec.options, overlay = {}, revision = 1, mode = spec.mode,
+    state = "accepting", generations = {}, current = nil, last_number = 0, groups = {}, leaving = {},
   }
 end
 
@@ -53,8 +54,8 @@ function Pools:open(pool)
   pool.index, self.used[index] = index, true
   local scoreboard = self.instance.scoreboard
   scoreboard:pool_open(index, pool.name)
-  local max = pool.options.max_connections
-  scoreboard:pool_set(index, { generation = pool.current or 0, max_connections = max or math.huge })
+  scoreboard:pool_set(index, { generation = pool.current or 0 })
+  settings.publish(self.instance, pool)
   return true
 end
 
@@ -118,18 +119,32 @@ function pools.generation(pool, code, args)
   }
 end
 
---- What a worker needs to know of a pool, with the given or the current generation.
----@return table
-function pools.state_of(pool, generation)
-  generation = generation or pool.generations[pool.current]
+-- `change` is the row of a plan: options that will hold when it is decided.
+local function told(pool, generation, change)
+  local changed = change and next(change.changed) ~= nil
+  local revision = changed and pool.revision + 1 or pool.revision
   return {
-    name = pool.name, index = pool.index, mode = pool.mode, options = pool.options,
-    generation = {
-      number = generation.number, module = generation.module, inline = generation.inline, args = generation.args,
-      snapshot = generation.snapshot, script = generation.script, digest = generation.digest,
-      version = generation.version, origin = generation.origin,
-    },
+    name = pool.name, index = pool.index, mode = pool.mode, options = changed and change.options or pool.options,
+    generation = generation, revision = revision, mark = ("%d with options %d"):format(generation.number, revision),
   }
+end
+
+--- Of a pool that only gets new options, what a worker needs to know: it has the generation.
+---@return table
+function pools.options_of(pool, change)
+  return told(pool, { number = pool.current }, change)
+end
+
+--- What a worker needs to know of a pool, with the given or the current generation, and with changed options if a
+--- plan has some. By its `mark` it is seen later what a worker lacks.
+---@return table
+function pools.state_of(pool, generation, change)
+  generation = generation or pool.generations[pool.current]
+  return told(pool, {
+    number = generation.number, module = generation.module, inline = generation.inline, args = generation.args,
+    snapshot = generation.snapshot, script = generation.script, digest = generation.digest,
+    version = generation.version, origin = generation.origin,
+  }, change)
 end
 
 --- Everything a worker needs to serve.

@@ -1,9 +1,12 @@
---- reload and diff: the script evaluated again, and its whole difference applied in one barrier, or not at all.
+--- reload: the script evaluated again, and its whole difference applied in one barrier, or not at all.
 
+local amend = require "sockdrawer.options.amend"
 local core = require "sockdrawer.core"
 local difference = require "sockdrawer.supervisor.difference"
 local log = require "sockdrawer.log"
+local merge = require "sockdrawer.supervisor.merge"
 local pools = require "sockdrawer.supervisor.pools"
+local settings = require "sockdrawer.supervisor.settings"
 local swap = require "sockdrawer.supervisor.swap"
 
 local reload = {}
@@ -82,17 +85,6 @@ local function changed_entries(instance, diff, answer, reset)
   return entries
 end
 
--- Options that differ and cannot be changed in a running instance yet.
-local function ignored_of(diff)
-  local keys = {}
-  for path in pairs(diff.server_later) do table.insert(keys, "server." .. path) end
-  for _, row in ipairs(diff.pools) do
-    for path in pairs(row.options) do table.insert(keys, row.name .. "." .. path) end
-  end
-  table.sort(keys)
-  return keys
-end
-
 local function refusal(instance, diff)
   if #diff.fixed > 0 then
     local verb = #diff.fixed == 1 and "cannot" or "can none of them"
@@ -114,10 +106,23 @@ local function undo(instance, drafts)
   instance.listeners:close(list, true)
 end
 
-local function open_added(instance, diff, answer)
+-- A pool that is new goes by the server's options as they are, changes at run time included.
+local function draft_of(spec, settled)
+  local options, err = amend.pool(spec, {}, settled.server)
+  if not options then return nil, err end
+  local pool = pools.draft(spec)
+  pool.options = options
+  return pool
+end
+
+local function open_added(instance, diff, answer, settled)
   local drafts = {}
   for _, spec in ipairs(diff.added) do
-    local pool = pools.draft(spec)
+    local pool, wrong = draft_of(spec, settled)
+    if not pool then
+      undo(instance, drafts)
+      return nil, wrong
+    end
     local code = answer.handlers[spec.name]
     local entry = entry_of(pool, code, spec.options.args)
     entry.fresh = true
@@ -148,28 +153,20 @@ local function let_go(instance, pool)
   end):detach()
 end
 
-local function take_over_spec(instance, diff, answer)
-  local server = instance.spec.server
-  for path in pairs(diff.server) do
-    local top = path:match("^[^.]+")
-    server[top] = answer.spec.server[top]
+-- What has changed of each pool; what comes with its code is told by its generation.
+local function changes_of(plan)
+  local changed = setmetatable({}, { __jsontype = "object" })
+  for _, row in ipairs(plan.settings.rows) do
+    if next(row.changed) then changed[row.pool.name] = row.changed end
   end
-  if diff.server["log.level"] then instance:set_log_level(server.log.level) end
-  for _, pool in ipairs(instance.pools.list) do
-    local spec = spec_of(answer.spec, pool.name)
-    if spec then pool.spec = { name = spec.name, mode = spec.mode, handler = spec.handler, inline = spec.inline,
-      options = pool.spec.options, addresses = pool.spec.addresses, line = spec.line } end
-  end
+  return changed
 end
 
--- The spec that the next difference is taken against: what the script says, with what could not be applied as it was.
-local function remember(instance)
-  local list = {}
-  for i, pool in ipairs(instance.pools.list) do
-    pool.spec.options.args = pool.generations[pool.current].args
-    list[i] = pool.spec
-  end
-  instance.spec.pools = list
+local function sorted_keys(map)
+  local keys = list_of {}
+  for key in pairs(map) do table.insert(keys, key) end
+  table.sort(keys)
+  return keys
 end
 
 local function result_of(instance, plan, diff, kept, started)
@@ -186,21 +183,23 @@ local function result_of(instance, plan, diff, kept, started)
       })
     end
   end
-  local server = {}
-  for path in pairs(diff.server) do table.insert(server, path) end
   return {
     script = instance.script.number, added = list_of(added), removed = list_of(diff.removed),
-    swapped = list_of(swapped), server = list_of(server), ignored = list_of(ignored_of(diff)), kept = count,
-    duration = core.now() - started,
+    swapped = list_of(swapped), changed = changes_of(plan), server = sorted_keys(plan.settings.changed),
+    ignored = list_of(plan.ignored), kept = count, duration = core.now() - started,
   }
 end
 
 local function apply(instance, params, who, answer, diff, started)
   local entries, err, data = changed_entries(instance, diff, answer, params.reset)
   if not entries then return nil, err, data end
+  local draft, ignored = merge.draft(instance, answer.spec, params.reset)
+  local settled
+  settled, err, data = settings.plan(instance, draft)
+  if not settled then return nil, err, data end
   local plan = {
-    entries = entries, remove = removed_pools(instance, diff), cause = "reload", who = who,
-    script = { number = instance.script.number + 1, snapshot = answer.snapshot },
+    settings = settled, ignored = ignored, entries = entries, remove = removed_pools(instance, diff),
+    cause = "reload", who = who, script = { number = instance.script.number + 1, snapshot = answer.snapshot },
     decided = function(entry) entry.pool.read_digest = entry.generation.read_digest end,
   }
   if params.dry_run then
@@ -210,7 +209,7 @@ local function apply(instance, params, who, answer, diff, started)
     end
     return result_of(instance, plan, diff, {}, started)
   end
-  local drafts, why = open_added(instance, diff, answer)
+  local drafts, why = open_added(instance, diff, answer, settled)
   if not drafts then return nil, why end
   for _, entry in ipairs(drafts) do table.insert(entries, entry) end
   function plan.after_decision()
@@ -222,12 +221,10 @@ local function apply(instance, params, who, answer, diff, started)
     return nil, failure, details
   end
   for _, pool in ipairs(plan.remove) do let_go(instance, pool) end
-  take_over_spec(instance, diff, answer)
-  remember(instance)
   instance.listeners:rebalance(true)
   local result = result_of(instance, plan, diff, kept, started)
   for _, key in ipairs(result.ignored) do
-    log.warn("reload_ignored", { msg = key .. " changed, but cannot be changed in a running instance yet" })
+    log.warn("reload_ignored", { msg = key .. " has changed, but cannot change in a running instance" })
   end
   return result
 end
@@ -241,34 +238,13 @@ function reload.reload(instance, params, who)
     local answer, err, data = reload.evaluate(instance)
     local result
     if answer then
-      local diff = difference.specs(instance.spec, answer.spec)
+      local diff = difference.specs(settings.script_of(instance), answer.spec)
       err = refusal(instance, diff)
       if not err then result, err, data = apply(instance, params, who, answer, diff, started) end
     end
     if not params.dry_run and instance.state == "ready" then instance.notify:say "READY=1" end
     return result, err, data
   end)
-end
-
---- The script on disk against what is running; changes nothing.
----@return table|nil result, string|nil err, table|nil data
-function reload.diff(instance, params)
-  if params.pool and not instance.pools.by_name[params.pool] then return nil, "no such pool: " .. params.pool end
-  local answer, err, data = reload.evaluate(instance)
-  if not answer then return nil, err, data end
-  local diff = difference.specs(instance.spec, answer.spec)
-  local result = { server = diff.server, pools = {}, added = list_of {}, removed = list_of(diff.removed) }
-  for path, pair in pairs(diff.server_later) do result.server[path] = pair end
-  for _, key in ipairs(diff.fixed) do result.server[key] = { instance.spec.server[key], answer.spec.server[key] } end
-  for _, spec in ipairs(diff.added) do table.insert(result.added, spec.name) end
-  for _, row in ipairs(diff.pools) do
-    local changed, pool = row.options, instance.pools.by_name[row.name]
-    changed.handler, changed.args = row.handler, row.args
-    local digest = answer.handlers[row.name].digest
-    if digest ~= pool.read_digest and not is_overlaid(pool) then changed.files = { pool.read_digest, digest } end
-    if next(changed) and (not params.pool or params.pool == row.name) then result.pools[row.name] = changed end
-  end
-  return result
 end
 
 return reload

@@ -124,7 +124,7 @@ end
 
 -- What a worker has been given, so that it can be seen later what it lacks.
 local function note_state(worker, state, version)
-  for _, pool in ipairs(state.pools) do worker.has[pool.name] = pool.generation.number end
+  for _, pool in ipairs(state.pools) do worker.has[pool.name] = pool.mark end
   worker.script, worker.version = state.script and state.script.number, version
 end
 
@@ -158,7 +158,7 @@ function Workers:_lacks(worker, state)
   local known = {}
   for _, pool in ipairs(state.pools) do
     known[pool.name] = true
-    if worker.has[pool.name] ~= pool.generation.number then table.insert(missing.pools, pool) end
+    if worker.has[pool.name] ~= pool.mark then table.insert(missing.pools, pool) end
   end
   for name in pairs(worker.has) do
     if not known[name] then table.insert(missing.remove, name) end

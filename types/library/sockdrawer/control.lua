@@ -152,6 +152,32 @@ function control.suspend(params) end
 ---@return table? data
 function control.resume(params) end
 
+---@class sockdrawer.Control.set
+---@field pool? string the pool; none: the server
+---@field assign? string|string[] timeouts.idle=120; KEY= is back to the default; lists take += and -=
+---@field values? table<string, any> the same as data: {"timeouts.idle": 120}
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Change options of a pool, or of the server; the others stay.
+---@param params? sockdrawer.Control.set
+---@return table? result
+---@return string? err
+---@return table? data
+function control.set(params) end
+
+---@class sockdrawer.Control.replace
+---@field pool string the pool
+---@field assign? string|string[] timeouts.idle=120; KEY= is back to the default; lists take += and -=
+---@field values? table<string, any> the same as data: {"timeouts.idle": 120}
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Change options of a pool; the others go back to their defaults.
+---@param params sockdrawer.Control.replace
+---@return table? result
+---@return string? err
+---@return table? data
+function control.replace(params) end
+
 ---@class sockdrawer.Control.drain
 ---@field pool string the pool
 ---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)

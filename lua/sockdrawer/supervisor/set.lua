@@ -1,0 +1,109 @@
+--- set and replace: options that change while the instance runs.
+
+local assignments = require "sockdrawer.options.assignments"
+local core = require "sockdrawer.core"
+local difference = require "sockdrawer.supervisor.difference"
+local paths = require "sockdrawer.options.paths"
+local rows = require "sockdrawer.options.rows"
+local settings = require "sockdrawer.supervisor.settings"
+
+local set = {}
+
+-- An option that cannot change may be given the value that it has.
+local function refusal(kind, assigned, current, planned)
+  local keys = {}
+  for key, entry in pairs(assigned) do
+    local why, wanted = paths.fixed(rows[kind], key), entry.value
+    if wanted == nil then wanted = paths.dig(planned, key) end
+    if why and not difference.same(wanted, paths.dig(current, key)) then
+      table.insert(keys, ("%s cannot be set: %s"):format(key, why))
+    end
+  end
+  table.sort(keys)
+  return keys[1] and table.concat(keys, "; ")
+end
+
+local function find_pool(instance, name)
+  if not name then return nil end
+  return instance.pools:find(name)
+end
+
+local function plan_of(instance, pool, assigned)
+  local kind = pool and "pool" or "server"
+  local draft = settings.draft(instance)
+  settings.assign(draft, pool, assigned)
+  local plan, err, data = settings.plan(instance, draft)
+  if not plan then return nil, err, data end
+  local current = pool and pool.options or instance.spec.server
+  local refused = refusal(kind, assigned, current, pool and settings.row_of(plan, pool).options or plan.server)
+  if refused then return nil, refused end
+  return plan
+end
+
+local function apply(instance, pool, assigned, who, cause)
+  local plan, err, data = plan_of(instance, pool, assigned)
+  if not plan then return nil, err, data end
+  local changed = pool and settings.row_of(plan, pool).changed or plan.changed
+  local ok, failure, details = instance.changes:apply { entries = {}, settings = plan, cause = cause, who = who }
+  if not ok then return nil, failure, details end
+  return { pool = pool and pool.name, changed = changed }
+end
+
+local function run(instance, verb, params, who, begin_with)
+  return instance.changes:alone(verb, params.wait, function()
+    local pool, err = find_pool(instance, params.pool)
+    if err then return nil, err end
+    local current = pool and pool.options or instance.spec.server
+    local assigned, wrong = assignments.read(pool and "pool" or "server", params.assign, params.values, current)
+    if not assigned then return nil, wrong end
+    return apply(instance, pool, assignments.over(begin_with or {}, assigned), who, verb)
+  end)
+end
+
+--- Changes single options; the others stay.
+---@return { changed: table<string, { [1]: any, [2]: any }> }|nil result, string|nil err, table|nil data
+function set.set(instance, params, who)
+  return run(instance, "set", params, who)
+end
+
+--- Changes options of a pool; the others go back to their defaults.
+function set.replace(instance, params, who)
+  return run(instance, "replace", params, who, assignments.all_defaults())
+end
+
+-- Without a pool it is the level of everything: of pools too that have one of their own.
+local function plan_level(instance, pool, level)
+  local assigned = { ["log.level"] = { value = level } }
+  local draft = settings.draft(instance)
+  settings.assign(draft, pool, assigned)
+  local plan = settings.plan(instance, draft)
+  for _, row in ipairs(not pool and plan.rows or {}) do
+    if row.options.log.level ~= level then settings.assign(draft, row.pool, assigned) end
+  end
+  return settings.plan(instance, draft)
+end
+
+-- The level holds at once, whatever else is under way. That it is an option now, and survives, is noted in turn.
+local function note_level(instance, params, wait)
+  return instance.changes:alone("log", wait, function()
+    local plan = plan_level(instance, find_pool(instance, params.pool), params.level)
+    return instance.changes:apply { entries = {}, settings = plan, cause = "log" }
+  end)
+end
+
+local NOTE_PATIENCE = 600
+
+--- The verb `log`.
+function set.log(instance, params)
+  local _, missing = find_pool(instance, params.pool)
+  if missing then return nil, missing end
+  local ok, err = instance:set_log_level(params.level, params.pool)
+  if not ok then return nil, err end
+  local _, busy = note_level(instance, params)
+  if busy == "busy" then
+    core.spawn(function() note_level(instance, params, NOTE_PATIENCE) end):detach()
+  end
+  return { level = params.level, pool = params.pool }
+end
+
+return set

@@ -1,0 +1,227 @@
+--- The options of a running instance: what the script says (the base), what was changed since (the overlay), and what
+-- holds, which is always computed from the two, here and nowhere else.
+--
+-- A change is drafted, planned (everything is judged, nothing is touched), brought to the workers with all other
+-- changes, and stored in the moment of the decision. What else has to happen in the supervisor when an option changes
+-- is an *effect*.
+
+local amend = require "sockdrawer.options.amend"
+local assignments = require "sockdrawer.options.assignments"
+local core = require "sockdrawer.core"
+local difference = require "sockdrawer.supervisor.difference"
+local log = require "sockdrawer.log"
+local paths = require "sockdrawer.options.paths"
+local sockopts = require "sockdrawer.sockopts"
+
+local settings = {}
+
+--- What follows a change, by the dotted key of an option or of a table of them. Either a function that is called when
+-- the change is done and cannot fail any more, `effect(instance, pool, old, new)`, or a table of three:
+--
+--   prepare(instance, pool, old, new) → token | nil, err    tries it; an error refuses the whole change
+--   commit(token)                                           it has been decided
+--   abort(token)                                            it has not: all must be as it was
+--
+-- `old` and `new` are the values at that key. Effects of the server get no pool.
+settings.effects, settings.server_effects = {}, {}
+
+--- What the script said when it was applied last, as the loader answers it.
+---@return table spec
+function settings.script_of(instance)
+  local list = {}
+  for i, pool in ipairs(instance.pools.list) do list[i] = pool.spec end
+  return { name = instance.base.options.name, server = instance.base.options, pools = list }
+end
+
+-- ---------------------------------------------------------------- drafts and plans
+
+--- What the instance goes by now, to be changed and then planned.
+---@return table draft { base, overlay, pools = { [pool] = { spec, overlay } } }
+function settings.draft(instance)
+  local draft = { base = instance.base, overlay = instance.overlay, pools = {} }
+  for _, pool in ipairs(instance.pools.list) do draft.pools[pool] = { spec = pool.spec, overlay = pool.overlay } end
+  return draft
+end
+
+--- Lays more over what is drafted for a pool, or for the server.
+function settings.assign(draft, pool, overlay)
+  local place = pool and draft.pools[pool] or draft
+  place.overlay = assignments.over(place.overlay, overlay)
+end
+
+local function plan_pool(pool, drafted, server)
+  local options, err, data = amend.pool(drafted.spec, drafted.overlay, server)
+  if not options then return nil, err, data end
+  return {
+    pool = pool, spec = drafted.spec, overlay = drafted.overlay, options = options,
+    changed = difference.leaves(pool.options, options),
+  }
+end
+
+--- Judges a draft: what would hold, and what of that is new.
+---@return table|nil plan { server, changed, rows }, string|nil err, table|nil data
+function settings.plan(instance, draft)
+  local server, err, data = amend.server(draft.base, draft.overlay)
+  if not server then return nil, err, data end
+  local plan = {
+    base = draft.base, overlay = draft.overlay, server = server, rows = {},
+    changed = difference.leaves(instance.spec.server, server),
+  }
+  for _, pool in ipairs(instance.pools.list) do
+    if draft.pools[pool] then
+      local row
+      row, err, data = plan_pool(pool, draft.pools[pool], server)
+      if not row then return nil, err, data end
+      table.insert(plan.rows, row)
+    end
+  end
+  return plan
+end
+
+--- The row of a pool in a plan.
+---@return table|nil
+function settings.row_of(plan, pool)
+  for _, row in ipairs(plan and plan.rows or {}) do
+    if row.pool == pool then return row end
+  end
+end
+
+-- ---------------------------------------------------------------- the decision
+
+--- Says so when a limit is more than descriptors allow. It may be on purpose: they are shared by all pools.
+function settings.warn_of_descriptors(pool)
+  local _, hard = core.rlimit "nofile"
+  local max = pool.options.max_connections
+  if not max or max <= hard then return end
+  local text = "max_connections %d is more than the %d descriptors a process may have"
+  log.warn("nofile", { pool = pool.name, msg = text:format(max, hard) })
+end
+
+--- Puts what all processes have to see at once into the scoreboard: the limit, and which options are current. A
+-- worker with older ones accepts nobody.
+function settings.publish(instance, pool)
+  instance.scoreboard:pool_set(pool.index, {
+    max_connections = pool.options.max_connections or math.huge, revision = pool.revision,
+  })
+end
+
+local function store_pool(instance, row)
+  local pool = row.pool
+  pool.spec, pool.overlay, pool.options = row.spec, row.overlay, row.options
+  if next(row.changed) == nil then return end
+  pool.revision = pool.revision + 1
+  if row.changed.max_connections then settings.warn_of_descriptors(pool) end
+  settings.publish(instance, pool)
+end
+
+--- From now on this holds.
+function settings.store(instance, plan)
+  instance.base, instance.overlay, instance.spec.server = plan.base, plan.overlay, plan.server
+  for _, row in ipairs(plan.rows) do store_pool(instance, row) end
+end
+
+-- ---------------------------------------------------------------- effects
+
+local function add_due(list, effects, pool, old, new)
+  local keys = {}
+  for key in pairs(effects) do table.insert(keys, key) end
+  table.sort(keys)
+  for _, key in ipairs(keys) do
+    local before, after = paths.dig(old, key), paths.dig(new, key)
+    if not difference.same(before, after) then
+      table.insert(list, { effect = effects[key], pool = pool, old = before, new = after })
+    end
+  end
+end
+
+--- Tries what a plan entails in the supervisor itself; answers what to commit or to abort then.
+---@return table[]|nil due, string|nil err
+function settings.prepare_effects(instance, plan)
+  local due = {}
+  if not plan then return due end
+  add_due(due, settings.server_effects, nil, instance.spec.server, plan.server)
+  for _, row in ipairs(plan.rows) do add_due(due, settings.effects, row.pool, row.pool.options, row.options) end
+  for i, item in ipairs(due) do
+    if type(item.effect) == "table" then
+      local err
+      item.token, err = item.effect.prepare(instance, item.pool, item.old, item.new)
+      if item.token == nil then
+        settings.abort_effects { unpack(due, 1, i - 1) }
+        return nil, err
+      end
+    end
+  end
+  return due
+end
+
+function settings.abort_effects(due)
+  for i = #due, 1, -1 do
+    if due[i].token ~= nil then due[i].effect.abort(due[i].token) end
+  end
+end
+
+function settings.commit_effects(instance, due)
+  for _, item in ipairs(due) do
+    if type(item.effect) == "table" then
+      item.effect.commit(item.token)
+    else
+      item.effect(instance, item.pool, item.old, item.new)
+    end
+  end
+end
+
+-- ---------------------------------------------------------------- the effects that are ours
+
+function settings.effects.acceptors(instance)
+  instance.listeners:rebalance(true)
+end
+
+local function each_socket(pool, visit)
+  for _, group in ipairs(pool.groups) do
+    for _, member in ipairs(group.members) do
+      local ok, err = visit(member.fd)
+      if not ok then return nil, err end
+    end
+  end
+  return true
+end
+
+local function apply_to_sockets(pool, steps)
+  return each_socket(pool, function(fd) return sockopts.apply(fd, steps, "listen") end)
+end
+
+-- Connections inherit from the socket that accepts them. The sockets themselves say whether the kernel agrees.
+settings.effects.socket = {
+  prepare = function(_, pool, old, new)
+    local undo = { pool = pool, steps = sockopts.steps(new, old) }
+    local ok, err = apply_to_sockets(pool, sockopts.steps(old, new))
+    if ok then return undo end
+    settings.effects.socket.abort(undo)
+    return nil, ("pool %s: %s"):format(pool.name, err)
+  end,
+  commit = function() end,
+  abort = function(undo) apply_to_sockets(undo.pool, undo.steps) end,
+}
+
+settings.effects["log.level"] = function(instance, pool, _, level)
+  instance:set_log_level(level, pool.name)
+end
+
+-- A new level of everything makes the levels of single pools forgotten.
+settings.server_effects["log.level"] = function(instance, _, _, level)
+  instance:set_log_level(level)
+  for _, pool in ipairs(instance.pools.list) do
+    if pool.options.log.level ~= level then instance:set_log_level(pool.options.log.level, pool.name) end
+  end
+end
+
+settings.server_effects["log.format"] = function(instance, _, _, format)
+  instance:configure_log(nil, format)
+end
+
+function settings.server_effects.restart(instance, _, _, restart)
+  local engine = instance.workers.engine
+  engine.max, engine.within = restart.max or math.huge, restart.within
+end
+
+return settings
