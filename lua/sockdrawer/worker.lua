@@ -111,6 +111,11 @@ function operations.boot(self, params)
   return true
 end
 
+-- Whoever answers is in no handler.
+function operations.here()
+  return true
+end
+
 function operations.prepare(self, params)
   return self.serving:prepare(params)
 end

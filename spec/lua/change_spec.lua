@@ -44,6 +44,7 @@ describe("a change", function()
       for _, w in ipairs(some) do results[w] = { w.peer:call(op, params, { timeout = timeout }) } end
       return results
     end
+    function instance.workers.load_limit(_, evaluations) return 5 * evaluations end
     function instance.workers:catch_up(w) table.insert(self.caught_up, w.loop) return true end
     instance.pools, instance.changes = pools.new(instance), change.new(instance)
     pool = pools.draft { name = "p", options = {}, mode = "listen" }
@@ -77,7 +78,7 @@ describe("a change", function()
       local kept = instance.changes:apply(plan())
       core.park(1)
       assert.same({ p = 3 }, kept)
-      assert.same({ "1 prepare", "2 prepare", "1 commit", "2 commit" }, { unpack(calls, 1, 4) })
+      assert.same({ "1 here", "2 here", "1 prepare", "2 prepare", "1 commit", "2 commit" }, { unpack(calls, 1, 6) })
       assert.same({ 2 }, instance.scoreboard.numbers)
       assert.equal(2, pool.current)
     end)
@@ -125,6 +126,18 @@ describe("a change", function()
       core.park(1)
       assert.same({ "1 prepare" }, called "prepare")
       assert.same({ 3 }, instance.workers.caught_up)
+    end)
+  end)
+
+  it("leaves out a worker that does not answer, though nobody knows yet that it is stuck", function()
+    core.run(function()
+      local busy = worker(2, { here = function() return nil, "timeout" end })
+      setup(worker(1), busy)
+      instance.changes:apply(plan())
+      core.park(1)
+      assert.same({ "1 prepare" }, called "prepare")
+      assert.is_nil(busy.child.killed)
+      assert.same({ 2 }, instance.workers.caught_up)
     end)
   end)
 

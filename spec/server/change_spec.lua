@@ -141,6 +141,32 @@ describe("a swap", function()
     for _ = 1, 20 do assert.equal("two 2 args1", greeting(s)) end
   end)
 
+  it("does not blame its code for a handler that has just begun to hold a loop", function()
+    local s = start {
+      script = SCRIPT:gsub("load_timeout = 1", "load_timeout = 0.5, stall = 0.3"),
+      files = { ["h.lua"] = [[
+        return function(conn)
+          conn:write("one\n")
+          for line in conn:lines() do
+            local stop = os.clock() + tonumber(line)
+            while os.clock() < stop do end
+            conn:write("done\n")
+          end
+        end]] },
+    }
+    local client = s:connect()
+    client:receive "*l"
+    client:send "2\n"
+    process.sleep(0.05)
+    s:write("h.lua", handler "two")
+    local result = assert(s:rpc("swap", { pool = "p" }))
+    assert.equal(2, result.to)
+    assert.equal("two 2 args1", greeting(s))
+    assert.equal("done", client:receive "*l")
+    for _ = 1, 20 do assert.equal("two 2 args1", greeting(s)) end
+    assert.same({ 0, 0 }, { s:rpc("status").loops[1].restarts, s:rpc("status").loops[2].restarts })
+  end)
+
   it("of several pools is one barrier", function()
     local s = start {
       script = SCRIPT .. SCRIPT:match("sd.pool.*"):gsub('"p"', '"q"'):gsub('"h"', '"k"'),

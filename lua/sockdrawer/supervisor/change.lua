@@ -13,6 +13,7 @@ local sync = require "sockdrawer.sync"
 local change = {}
 
 local CONFIRM = 5
+local STALL = 1 -- where nobody is watched
 
 ---@class sockdrawer.Changes
 local Changes = {}
@@ -83,8 +84,7 @@ end
 
 -- The limit is for each evaluation; a plan of several pools is several of them.
 function Changes:_patience(plan)
-  local each = self.instance.spec.server.load_timeout
-  return each and each * math.max(1, #plan.entries + (plan.script and 1 or 0)) or nil
+  return self.instance.workers:load_limit(#plan.entries + (plan.script and 1 or 0))
 end
 
 function Changes:_prepare(id, plan, workers)
@@ -175,13 +175,27 @@ function Changes:_catch_up_others(prepared)
   end
 end
 
+-- A worker may be stuck though nobody has noticed yet: it is when it does not answer in the time that makes it so.
+function Changes:_answering(workers)
+  local answers = self.instance.workers:ask(workers, "here", {}, self.instance.spec.server.stall or STALL)
+  local list = {}
+  for _, worker in ipairs(workers) do
+    if answers[worker][1] then
+      table.insert(list, worker)
+    else
+      log.warn("left_out", { loop = worker.loop, pid = worker.pid, msg = "it does not answer, and changes later" })
+    end
+  end
+  return list
+end
+
 -- Only those that carry the state the change starts from can prepare it; the rest catch up.
 function Changes:_able()
   local list = {}
   for _, worker in ipairs(self.instance.workers:in_state("running")) do
     if worker.version == self.instance.pools.version then table.insert(list, worker) end
   end
-  return list
+  return self:_answering(list)
 end
 
 --- Brings a plan about, or answers why not; then everything is as it was.

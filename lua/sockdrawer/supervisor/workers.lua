@@ -167,28 +167,50 @@ function Workers:_lacks(worker, state)
   return missing
 end
 
+--- How long a worker may take for so many evaluations; nil: as long as it takes.
+---@param evaluations integer
+---@return number|nil seconds
+function Workers:load_limit(evaluations)
+  local each = self.instance.spec.server.load_timeout
+  return each and each * math.max(1, evaluations) or nil
+end
+
+-- One round of catching up. A worker that is in a handler is not loading yet, however long that takes it: as long as it
+-- does not answer it is for the watch to judge.
+function Workers:_follow(worker)
+  local pools = self.instance.pools
+  if not worker.peer:call "here" then return false end
+  local version, state = pools.version, pools:worker_state()
+  local params = self:_lacks(worker, state)
+  local seconds = self:load_limit(#params.pools + (params.script and 1 or 0))
+  params.change = ("sync-%d-%d"):format(worker.incarnation, version)
+  worker.preparing = true
+  local ok, err = worker.peer:call("prepare", params, { timeout = seconds })
+  worker.preparing = err == "timeout"
+  if ok then ok, err = worker.peer:call("commit", { change = params.change }) end
+  if not ok then
+    if err == "closed" then return false end
+    worker.error = err == "timeout" and ("did not finish loading in %g s"):format(seconds) or tostring(err)
+    worker.child:kill()
+    return false
+  end
+  note_state(worker, state, version)
+  for _, name in ipairs(params.remove) do worker.has[name] = nil end
+  return true
+end
+
 --- Gives a worker what it missed while it was starting or stuck. Until then it accepts nothing: acceptors compare
 --- their generation with the scoreboard. One that cannot follow is killed: its successor starts with the new state.
 ---@return boolean
 function Workers:catch_up(worker)
-  local pools = self.instance.pools
-  while worker.version ~= pools.version do
-    local version, state = pools.version, pools:worker_state()
-    local change = ("sync-%d-%d"):format(worker.incarnation, version)
-    local params = self:_lacks(worker, state)
-    params.change = change
-    worker.preparing = true
-    local ok, err = worker.peer:call("prepare", params)
-    worker.preparing = false
-    if ok then ok, err = worker.peer:call("commit", { change = change }) end
-    if not ok then
-      if err ~= "closed" then worker.error = tostring(err) worker.child:kill() end
-      return false
-    end
-    note_state(worker, state, version)
-    for _, name in ipairs(params.remove) do worker.has[name] = nil end
-  end
-  return true
+  if worker.catching_up then return worker.catching_up:wait() end
+  worker.catching_up = sync.promise()
+  local done = true
+  while done and worker.version ~= self.instance.pools.version do done = self:_follow(worker) end
+  local waited_for = worker.catching_up
+  worker.catching_up = nil
+  waited_for:resolve(done)
+  return done
 end
 
 -- One that never ran has its error told once, when the restarts are used up.
