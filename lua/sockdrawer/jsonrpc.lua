@@ -25,7 +25,8 @@ local DEEPEST = 100
 -- Fields that are objects even when they are empty; every other empty table is a list.
 local OBJECTS = {}
 for _, name in ipairs {
-  "args", "changed", "data", "drain", "limits", "log", "options", "params", "restart", "server", "socket", "timeouts",
+  "args", "changed", "data", "drain", "limits", "log", "options", "params", "rejected_by", "restart", "server",
+  "socket", "timeouts",
 } do
   OBJECTS[name] = true
 end

@@ -40,7 +40,7 @@ describe("what a handler starts", function()
 
   it("does not keep the end of --ready-fd open", function()
     local s = start("9>ready", { "--ready-fd", "9" })
-    assert.equal("READY=1\n", process.read_file(s.folder .. "/ready"))
+    assert.is_truthy(process.eventually(function() return process.read_file(s.folder .. "/ready") == "READY=1\n" end))
     assert.equal("0 1 2 3", children_see(s))
   end)
 end)

@@ -256,10 +256,12 @@ describe("a verb on the command line", function()
     assert.equal("number", type(result.loops[1].restarts))
   end)
 
-  it("lists empty things as lists", function()
+  it("lists empty things as lists, and objects as objects", function()
     local s = start()
     local _, out = s:ctl "conns --json"
     assert.equal("[]\n", out)
+    _, out = s:ctl "status --json"
+    assert.matches('"rejected_by":{}', out) -- it is no list even when it has something in it
   end)
 
   it("lists connections, by number and by filter", function()
