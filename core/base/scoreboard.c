@@ -213,6 +213,25 @@ void sd_scoreboard_release(sd_scoreboard *sb, uint32_t pool) {
   unlock_and_tell(sb, p);
 }
 
+static bool is_there(const sd_scoreboard *sb, sd_scoreboard_party party) {
+  return party.slot < sb->nslots && party.pid != 0 && sb->slots[party.slot].pid == party.pid;
+}
+
+/* Reaping takes the pid away before it takes the lock: who is there under the lock
+ * will have what it gets here counted when it is reaped. */
+int sd_scoreboard_pass(sd_scoreboard *sb, uint32_t pool, sd_scoreboard_party from, sd_scoreboard_party to) {
+  sd_scoreboard_pool *p = lock(sb, pool);
+  bool possible = is_there(sb, from) && is_there(sb, to) && *held(sb, pool, from.slot) > 0;
+  if (possible) {
+    ++*held(sb, pool, to.slot);
+    --*held(sb, pool, from.slot);
+    ++sd_scoreboard_counters_of(sb, to.slot, pool)->connections;
+    --sd_scoreboard_counters_of(sb, from.slot, pool)->connections;
+  }
+  unlock(p);
+  return possible ? 0 : -ESRCH;
+}
+
 void sd_scoreboard_set_max(sd_scoreboard *sb, uint32_t pool, uint64_t max) {
   sd_scoreboard_pool *p = lock(sb, pool);
   p->max = max;
@@ -364,6 +383,7 @@ static void clear_slot(sd_scoreboard_slot *s) {
 uint64_t sd_scoreboard_slot_reap(sd_scoreboard *sb, uint32_t slot) {
   assert(slot < sb->nslots);
   uint64_t lost = 0;
+  sb->slots[slot].pid = 0; /* nobody passes it anything from here on */
   for (uint32_t i = 0; i < sb->npools; i++) {
     give_back(sb, i, slot);
     lost += fold(sb, i, slot);

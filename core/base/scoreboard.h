@@ -43,7 +43,8 @@ typedef enum {
   SD_REJECT_REASONS
 } sd_reject;
 
-/* One per slot and pool; written only by the slot's process, read by all. */
+/* One per slot and pool, read by all; written only by the slot's process, but for
+ * `connections`, which a connection that moves takes along. */
 typedef struct {
   _Alignas(SD_SCOREBOARD_LINE) _Atomic uint64_t accepted;
   _Atomic uint64_t closed;
@@ -121,6 +122,17 @@ int sd_scoreboard_reserve(sd_scoreboard *sb, uint32_t pool);
 
 /* Gives one place back. */
 void sd_scoreboard_release(sd_scoreboard *sb, uint32_t pool);
+
+/* A slot and the process in it: once that has ended, nothing can be its any more. */
+typedef struct {
+  uint32_t slot;
+  int32_t pid;
+} sd_scoreboard_party;
+
+/* A connection moves from one process to another, and its place with it: at no
+ * moment is it counted twice or not at all. -ESRCH when one of them has ended (then
+ * nothing has happened, and what a dead one held was or will be reaped). */
+int sd_scoreboard_pass(sd_scoreboard *sb, uint32_t pool, sd_scoreboard_party from, sd_scoreboard_party to);
 
 /* Lowering it cuts nobody; raising it rings for those that were refused. */
 void sd_scoreboard_set_max(sd_scoreboard *sb, uint32_t pool, uint64_t max);
@@ -226,7 +238,7 @@ static inline void sd_scoreboard_dropped_log(const sd_scoreboard *sb) {
   atomic_fetch_add_explicit(&sd_scoreboard_own(sb)->dropped_logs, 1, memory_order_relaxed);
 }
 
-/* Only its owner writes a counter, so a plain load and store will do. */
+/* Where only its owner writes a counter, a plain load and store will do. */
 static inline void sd_counter_add(_Atomic uint64_t *counter, uint64_t n) {
   uint64_t now = atomic_load_explicit(counter, memory_order_relaxed);
   atomic_store_explicit(counter, now + n, memory_order_relaxed);
@@ -243,13 +255,13 @@ static inline sd_pool_counters *sd_scoreboard_counters(const sd_scoreboard *sb, 
 
 static inline void sd_scoreboard_count_accepted(const sd_scoreboard *sb, uint32_t pool) {
   sd_pool_counters *c = sd_scoreboard_counters(sb, pool);
-  sd_counter_add(&c->connections, 1);
+  atomic_fetch_add_explicit(&c->connections, 1, memory_order_relaxed);
   sd_counter_add(&c->accepted, 1);
 }
 
 static inline void sd_scoreboard_count_closed(const sd_scoreboard *sb, uint32_t pool) {
   sd_pool_counters *c = sd_scoreboard_counters(sb, pool);
-  sd_counter_add(&c->connections, UINT64_MAX); /* one less */
+  atomic_fetch_sub_explicit(&c->connections, 1, memory_order_relaxed);
   sd_counter_add(&c->closed, 1);
 }
 

@@ -109,18 +109,28 @@ static void forget_dirty(sd_conn *c) {
   c->dirty = false;
 }
 
-/* close(2) takes it out of the epoll too: no one else holds the descriptor. */
-static void close_now(sd_conn *c) {
-  if (c->state == SD_CONN_CLOSED) return;
+static void let_go(sd_conn *c) {
   enter(c, SD_CONN_CLOSED);
   sd_timers_disarm(&c->loop->timers, &c->timer);
-  sd_loop_forget(c->loop, &c->source);
   forget_dirty(c);
   close(c->source.fd);
   c->source.fd = -1;
   sd_buffer_free(&c->in);
   sd_buffer_free(&c->out);
+}
+
+/* close(2) takes it out of the epoll too: no one else holds the descriptor. */
+static void close_now(sd_conn *c) {
+  if (c->state == SD_CONN_CLOSED) return;
+  sd_loop_forget(c->loop, &c->source);
+  let_go(c);
   c->events->on_closed(c);
+}
+
+void sd_conn_detach(sd_conn *c) {
+  if (c->state == SD_CONN_CLOSED) return;
+  sd_loop_unwatch(c->loop, &c->source); /* the copy elsewhere would keep it in the epoll */
+  let_go(c);
 }
 
 static void break_off(sd_conn *c, int err, sd_end why) {

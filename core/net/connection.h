@@ -140,6 +140,10 @@ void sd_conn_note_end(sd_conn *conn, sd_end why);
 /* Sends the rest, FIN, a bounded lingering read, close. Harmless when closing. */
 void sd_conn_close(sd_conn *conn);
 
+/* Lets go of it, since another process has the descriptor too: nothing is sent, no
+ * event fires. */
+void sd_conn_detach(sd_conn *conn);
+
 /* Closes at once; with `reset` the peer gets RST. */
 void sd_conn_abort(sd_conn *conn, bool reset);
 

@@ -2,6 +2,8 @@
 #include "l_connection.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -106,6 +108,10 @@ static void on_handler_end(sd_task *task, sd_task_end how, const char *error) {
   l_conn *c = (l_conn *)((char *)task - offsetof(l_conn, task));
   if (sd_l_move_go_on(c)) return;
   c->handler_over = true;
+  if (c->departed) {
+    check_gone(c);
+    return;
+  }
   if (how == SD_TASK_FAILED) sd_task_report(task->serial, error, c);
   sd_conn_note_end(&c->conn, how == SD_TASK_FAILED ? SD_END_ERROR : judge(c));
   if (c->pool != NULL) sd_l_pool_conn_over(c, how, error);
@@ -119,7 +125,7 @@ void sd_l_conn_serve(l_conn *c, lua_State *co, int nargs) {
   c->handler_over = false;
   c->task.on_end = on_handler_end;
   sd_task_start(&c->task, co, nargs, NULL);
-  c->serial = c->task.serial;
+  if (c->born_loop == 0) c->serial = c->task.serial;
 }
 
 void sd_l_conn_drain(l_conn *c) {
@@ -181,7 +187,13 @@ l_conn *sd_l_conn_new(lua_State *L, int fd, const sd_conn_limits *limits, const 
 /* ---- who and where ---- */
 
 void sd_l_conn_push_id(lua_State *L, const l_conn *c) {
-  sd_vm_push_id(L, c->serial);
+  char text[64];
+  if (c->born_loop == 0) {
+    sd_vm_push_id(L, c->serial);
+    return;
+  }
+  snprintf(text, sizeof text, "%d.%d.%" PRIu64, c->born_loop, c->born_life, c->serial);
+  lua_pushstring(L, text);
 }
 
 static const struct sockaddr *peer_of(const l_conn *c, struct sockaddr_storage *room, socklen_t *len) {
@@ -534,4 +546,5 @@ void sd_l_connection_register(lua_State *L) {
   lua_pop(L, 1);
   lua_getfield(L, LUA_REGISTRYINDEX, "sockdrawer.connection.methods");
   lua_setfield(L, -2, "connection_methods");
+  sd_l_move_register_core(L);
 }

@@ -47,11 +47,13 @@ struct l_conn {
   lua_State *heir;  /* what the handler's task goes on as when it has ended */
   l_generation *heir_generation;
   int32_t heir_args;
-  int32_t stopped;     /* what ended the last read, 0: nothing did */
-  bool idle_out;       /* it was the idle timeout */
-  bool draining, told; /* the handler is to be told, was told */
-  bool wanted, asked;  /* somebody waits for it to come between two messages; it was said */
-  bool follows;        /* it has read with `follow` */
+  int32_t born_loop, born_life; /* 0: here; else it has moved, and its id is from there */
+  int32_t stopped;              /* what ended the last read, 0: nothing did */
+  bool idle_out;                /* it was the idle timeout */
+  bool draining, told;          /* the handler is to be told, was told */
+  bool wanted, asked;           /* somebody waits for it to come between two messages; it was said */
+  bool follows;                 /* it has read with `follow` */
+  bool departed;                /* it lives on in another process */
   bool handler_over, gone, has_extra, has_on_close;
 };
 
@@ -111,8 +113,14 @@ void sd_l_connect_register(lua_State *L); /* core.connect, core.accept_loop */
 void sd_l_connection_register(lua_State *L);
 
 /* ---- l_move.c: on with other code ---- */
-void sd_l_move_register(lua_State *L);
-bool sd_l_move_go_on(l_conn *c); /* its handler has ended: false when there is no heir */
+void sd_l_move_register(lua_State *L);      /* adds methods to the table on top */
+void sd_l_move_register_core(lua_State *L); /* core.on_gone */
+bool sd_l_move_go_on(l_conn *c);            /* its handler has ended: false when there is no heir */
+void sd_l_move_gone(l_conn *c);             /* one that was born elsewhere has ended */
+int sd_l_move_hold(lua_State *L);           /* methods of pools */
+int sd_l_move_unhold(lua_State *L);
+int sd_l_move_pass(lua_State *L);
+int sd_l_move_admit(lua_State *L);
 
 /* ---- l_pool.c ---- */
 void sd_l_pool_register(lua_State *L);

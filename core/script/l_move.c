@@ -1,6 +1,15 @@
-/* A connection that goes on with other code: its task ends where it stands, and
- * another one, the heir, takes its place under the same id. */
-#include "l_connection.h"
+/* A connection that goes on with other code, or in another process: its task ends
+ * where it stands, and another one takes its place under the same id. Here that is
+ * the heir; elsewhere it is made of what was packed here. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "l_pool.h"
+
+static sd_ref on_gone = LUA_NOREF;
 
 /* Only the handler's own task can make way for another. */
 static sd_task *own_task(lua_State *L, l_conn *c, const char *what) {
@@ -72,8 +81,258 @@ static int l_follows(lua_State *L) {
   return 1;
 }
 
+/* _waits(): whether it is in a read that nothing can end between two messages. */
+static int l_waits(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  lua_pushboolean(L, c->reader != NULL && !c->op.follow);
+  return 1;
+}
+
+/* ---- leaving this process ---- */
+
+/* _movable() → true | nil, "closed", "draining" or "not movable". */
+static int l_movable(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  const char *why = NULL;
+  if (c->conn.state != SD_CONN_OPEN || c->conn.err != 0)
+    why = "closed";
+  else if (c->draining)
+    why = "draining";
+  else if (c->pool == NULL || c->conn.pipe != NULL || c->task.children.first != NULL || c->writers != NULL)
+    why = "not movable";
+  if (why == NULL) {
+    lua_pushboolean(L, 1);
+    return 1;
+  }
+  lua_pushnil(L);
+  lua_pushstring(L, why);
+  return 2;
+}
+
+static void put_number(lua_State *L, const char *key, double value) {
+  lua_pushnumber(L, value);
+  lua_setfield(L, -2, key);
+}
+
+static void put_bytes(lua_State *L, const char *key, const sd_buffer *bytes) {
+  lua_pushlstring(L, sd_buffer_length(bytes) > 0 ? sd_buffer_bytes(bytes) : "", sd_buffer_length(bytes));
+  lua_setfield(L, -2, key);
+}
+
+static void put_flag(lua_State *L, const char *key, bool value) {
+  lua_pushboolean(L, value);
+  lua_setfield(L, -2, key);
+}
+
+/* Milliseconds until then, at least 1; 0: never. */
+static double until(const l_conn *c, uint64_t when) {
+  uint64_t now = sd_loop_now(c->conn.loop);
+  if (when == 0) return 0;
+  return when > now ? (double)(when - now) : 1;
+}
+
+/* _pack() → everything that the other process needs to go on | nil, word. */
+static int l_pack(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  uint64_t now = sd_loop_now(c->conn.loop);
+  sd_conn_flush(&c->conn); /* the less has to travel */
+  if (c->conn.state != SD_CONN_OPEN || c->conn.err != 0) return sd_push_failure(L, SD_ECLOSED);
+  if (c->reader != NULL || c->writers != NULL) return sd_push_failure(L, SD_EBUSY);
+  lua_createtable(L, 0, 20);
+  sd_l_conn_push_id(L, c);
+  lua_setfield(L, -2, "id");
+  put_bytes(L, "input", &c->conn.in);
+  put_bytes(L, "output", &c->conn.out);
+  put_number(L, "bytes_in", (double)c->conn.bytes_in);
+  put_number(L, "bytes_out", (double)c->conn.bytes_out);
+  put_number(L, "age", (double)(now - c->conn.opened));
+  put_number(L, "silent", (double)(now - c->conn.active));
+  put_number(L, "idle", c->conn.idle);
+  put_number(L, "write", c->conn.write);
+  put_number(L, "life", until(c, c->conn.life_deadline));
+  put_number(L, "deadline", until(c, c->conn.deadline));
+  put_flag(L, "eof", c->conn.eof);
+  put_flag(L, "deaf", c->conn.deaf);
+  put_flag(L, "fin", c->conn.fin);
+  put_flag(L, "want_fin", c->conn.want_fin);
+  put_flag(L, "follows", c->follows);
+  return 1;
+}
+
+/* _depart(): it lives on elsewhere; the handler ends where it stands. */
+static int l_depart(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  sd_task *task = own_task(L, c, "conn:move");
+  sd_conn_note_end(&c->conn, SD_END_MOVED);
+  sd_conn_detach(&c->conn);
+  c->departed = true;
+  sd_l_conn_run_on_close(c, SD_END_MOVED);
+  task->doomed = true;
+  return sd_task_wait(L, task, NULL, NULL);
+}
+
+/* pass(from, from_pid, to, to_pid) → true | nil, word: slots of the scoreboard. */
+int sd_l_move_pass(lua_State *L) {
+  const l_pool *pool = sd_l_pool_check(L);
+  sd_scoreboard_party from = { (uint32_t)luaL_checkinteger(L, 2), (int32_t)luaL_checkinteger(L, 3) };
+  sd_scoreboard_party to = { (uint32_t)luaL_checkinteger(L, 4), (int32_t)luaL_checkinteger(L, 5) };
+  int err = sd_scoreboard_pass(sd_the_vm.scoreboard, pool->index, from, to);
+  if (err) return sd_push_failure(L, err);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* ---- coming into this process ---- */
+
+/* hold(generation) → whether it is here: it stays until unhold, as if it served one more. */
+int sd_l_move_hold(lua_State *L) {
+  l_generation *g = sd_l_pool_generation(sd_l_pool_check(L), (uint64_t)luaL_checknumber(L, 2));
+  if (g != NULL) g->connections++;
+  lua_pushboolean(L, g != NULL);
+  return 1;
+}
+
+int sd_l_move_unhold(lua_State *L) {
+  l_pool *pool = sd_l_pool_check(L);
+  l_generation *g = sd_l_pool_generation(pool, (uint64_t)luaL_checknumber(L, 2));
+  if (g != NULL) sd_l_pool_leave(pool, g);
+  return 0;
+}
+
+static double number_of(lua_State *L, int index, const char *key) {
+  lua_getfield(L, index, key);
+  double value = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+static bool flag_of(lua_State *L, int index, const char *key) {
+  lua_getfield(L, index, key);
+  bool value = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+static uint64_t from_now(const l_conn *c, double ms) {
+  return ms > 0 ? sd_loop_now(c->conn.loop) + (uint64_t)ms : 0;
+}
+
+static void unpack_id(lua_State *L, int index, l_conn *c) {
+  lua_getfield(L, index, "id");
+  const char *id = lua_tostring(L, -1);
+  int loop, life;
+  unsigned long serial;
+  if (id != NULL && sscanf(id, "%d.%d.%lu", &loop, &life, &serial) == 3) {
+    c->born_loop = loop;
+    c->born_life = life;
+    c->serial = serial;
+  }
+  lua_pop(L, 1);
+}
+
+static int unpack_bytes(lua_State *L, int index, l_conn *c) {
+  size_t length;
+  lua_getfield(L, index, "input");
+  const char *bytes = lua_tolstring(L, -1, &length);
+  int err = length > 0 ? sd_buffer_append(&c->conn.in, bytes, length) : 0;
+  lua_getfield(L, index, "output");
+  bytes = lua_tolstring(L, -1, &length);
+  if (!err && length > 0) err = sd_buffer_append(&c->conn.out, bytes, length);
+  lua_pop(L, 2);
+  return err;
+}
+
+static int unpack(lua_State *L, int index, l_conn *c) {
+  int err = unpack_bytes(L, index, c);
+  if (err) return err;
+  unpack_id(L, index, c);
+  c->conn.bytes_in = (uint64_t)number_of(L, index, "bytes_in");
+  c->conn.bytes_out = (uint64_t)number_of(L, index, "bytes_out");
+  c->conn.opened -= (uint64_t)number_of(L, index, "age");
+  c->conn.active -= (uint64_t)number_of(L, index, "silent");
+  c->conn.idle = (uint32_t)number_of(L, index, "idle");
+  c->conn.write = (uint32_t)number_of(L, index, "write");
+  c->conn.deadline = from_now(c, number_of(L, index, "deadline"));
+  c->conn.eof = flag_of(L, index, "eof");
+  c->conn.deaf = flag_of(L, index, "deaf");
+  c->conn.fin = flag_of(L, index, "fin");
+  c->conn.want_fin = flag_of(L, index, "want_fin");
+  c->follows = flag_of(L, index, "follows");
+  sd_conn_set_life_deadline(&c->conn, from_now(c, number_of(L, index, "life")));
+  return 0;
+}
+
+/* The connection was counted here when its place was passed on. */
+static int lost(lua_State *L, const l_pool *pool, int fd, int err) {
+  close(fd);
+  sd_scoreboard_count_closed(sd_the_vm.scoreboard, pool->index);
+  sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
+  return sd_push_failure(L, err);
+}
+
+/* admit(fd, generation, packed | nil, fn, ...) → conn | nil, word: serves it as
+ * fn(conn, ...). The descriptor and its place are used up in any case. */
+int sd_l_move_admit(lua_State *L) {
+  l_pool *pool = sd_l_pool_check(L);
+  int fd = (int)luaL_checkinteger(L, 2);
+  l_generation *g = sd_l_pool_generation(pool, (uint64_t)luaL_checknumber(L, 3));
+  luaL_checktype(L, 5, LUA_TFUNCTION);
+  struct sockaddr_storage peer;
+  socklen_t length = sizeof peer;
+  bool known = getpeername(fd, (struct sockaddr *)&peer, &length) == 0;
+  if (g == NULL) return lost(L, pool, fd, -ENOENT);
+  int err;
+  l_conn *c = sd_l_conn_new(L, fd, &pool->limits, known ? (struct sockaddr *)&peer : NULL, &err);
+  if (c == NULL) return lost(L, pool, fd, err);
+  sd_l_pool_join(pool, g, c);
+  err = lua_istable(L, 4) ? unpack(L, 4, c) : 0;
+  lua_insert(L, 6);
+  lua_State *co = sd_task_coroutine();
+  int nargs = lua_gettop(L) - 5;
+  lua_pushvalue(L, 6);
+  lua_insert(L, 5);
+  lua_xmove(L, co, nargs + 1);
+  sd_l_conn_serve(c, co, nargs);
+  if (err)
+    sd_l_conn_cut(c, SD_END_ERROR, false);
+  else
+    sd_conn_flush(&c->conn);
+  return 1;
+}
+
+/* ---- the loop of its birth ---- */
+
+/* on_gone(fn): fn(id) when a connection that was born elsewhere has ended here. */
+static int l_on_gone(lua_State *L) {
+  on_gone = sd_vm_keep(L, 1, on_gone);
+  return 0;
+}
+
+void sd_l_move_gone(l_conn *c) {
+  if (c->born_loop == 0 || on_gone == LUA_NOREF) return;
+  lua_State *co = sd_task_coroutine();
+  lua_rawgeti(co, LUA_REGISTRYINDEX, on_gone);
+  sd_l_conn_push_id(co, c);
+  sd_task_spawn(co, 1, NULL);
+}
+
+void sd_l_move_register_core(lua_State *L) {
+  lua_pushcfunction(L, l_on_gone);
+  lua_setfield(L, -2, "on_gone");
+}
+
 void sd_l_move_register(lua_State *L) {
-  static const luaL_Reg methods[] = { { "_restart", l_restart }, { "_want", l_want }, { "_follows", l_follows },
-    { "outdated", l_outdated }, { "_newer", l_newer }, { NULL, NULL } };
+  static const luaL_Reg methods[] = {
+    { "_restart", l_restart },
+    { "_want", l_want },
+    { "_follows", l_follows },
+    { "outdated", l_outdated },
+    { "_newer", l_newer },
+    { "_waits", l_waits },
+    { "_movable", l_movable },
+    { "_pack", l_pack },
+    { "_depart", l_depart },
+    { NULL, NULL },
+  };
   luaL_register(L, NULL, methods);
 }

@@ -121,8 +121,7 @@ static void tell_ended(l_conn *c) {
   sd_task_spawn(co, 1, NULL);
 }
 
-/* One connection of the generation less; the last one of an old one ends it. */
-static void leave(l_pool *pool, l_generation *g) {
+void sd_l_pool_leave(l_pool *pool, l_generation *g) {
   if (--g->connections > 0) return;
   bool current = g->number == sd_scoreboard_generation(sd_the_vm.scoreboard, pool->index);
   if (!current) tell_drained(pool, g);
@@ -131,10 +130,13 @@ static void leave(l_pool *pool, l_generation *g) {
 
 void sd_l_pool_conn_gone(l_conn *c) {
   l_generation *g = c->generation;
-  tell_ended(c);
+  if (!c->departed) {
+    tell_ended(c);
+    sd_l_move_gone(c);
+  }
   unlink_connection(c);
   c->generation = NULL;
-  leave(c->pool, g);
+  sd_l_pool_leave(c->pool, g);
 }
 
 void sd_l_pool_conn_change(l_conn *c, l_generation *to) {
@@ -142,7 +144,7 @@ void sd_l_pool_conn_change(l_conn *c, l_generation *to) {
   to->connections++;
   c->generation = to;
   c->task.generation = to->number;
-  leave(c->pool, from);
+  sd_l_pool_leave(c->pool, from);
 }
 
 void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which) {
@@ -164,12 +166,7 @@ static void set_own_sockopts(const l_pool *pool, int fd, const struct sockaddr *
   if (own->count > 0) sd_sockopt_apply(fd, own->list, own->count, SD_SOCKOPT_CONNECTION, &error);
 }
 
-int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer) {
-  lua_State *L = sd_the_vm.L;
-  int err;
-  l_conn *c = sd_l_conn_new(L, fd, &pool->limits, peer, &err);
-  if (c == NULL) return err;
-  set_own_sockopts(pool, fd, peer);
+void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c) {
   c->pool = pool;
   c->generation = g;
   c->task.pool = pool->index;
@@ -178,6 +175,15 @@ int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr
   c->task.conn = c;
   g->connections++;
   link_connection(pool, c);
+}
+
+int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer) {
+  lua_State *L = sd_the_vm.L;
+  int err;
+  l_conn *c = sd_l_conn_new(L, fd, &pool->limits, peer, &err);
+  if (c == NULL) return err;
+  set_own_sockopts(pool, fd, peer);
+  sd_l_pool_join(pool, g, c);
   sd_scoreboard_count_accepted(sd_the_vm.scoreboard, pool->index);
   lua_State *co = sd_task_coroutine();
   lua_rawgeti(co, LUA_REGISTRYINDEX, g->fn);
@@ -503,6 +509,10 @@ void sd_l_pool_register(lua_State *L) {
     { "on_ended", l_on_ended },
     { "close", l_pool_close },
     { "outdate", l_outdate },
+    { "hold", sd_l_move_hold },
+    { "unhold", sd_l_move_unhold },
+    { "pass", sd_l_move_pass },
+    { "admit", sd_l_move_admit },
     { NULL, NULL },
   };
   sd_class(L, SD_POOL, methods, NULL);

@@ -65,6 +65,12 @@ l_generation *sd_l_pool_current(l_pool *pool);
  * -errno: then both are still the caller's. */
 int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer);
 
+/* Makes it one of the pool's connections, served by this generation. */
+void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c);
+
+/* One connection of the generation less; the last one of an old one ends it. */
+void sd_l_pool_leave(l_pool *pool, l_generation *g);
+
 /* Calls a Lua function of the pool's, in a task of its own. */
 void sd_l_pool_tell(sd_ref fn, const char *word, double number);
 

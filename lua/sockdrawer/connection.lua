@@ -3,6 +3,7 @@
 local core = require "sockdrawer.core"
 
 local migration = require "sockdrawer.migration"
+local moving = require "sockdrawer.moving"
 
 local methods = core.connection_methods
 
@@ -15,11 +16,11 @@ for name, text in pairs(INSTEAD) do
   methods[name] = function() error(("conn.%s does not exist: use %s"):format(name, text), 2) end
 end
 
-for name in ([[post event wait active sendfile starttls tls datagrams write_to move
-    uncount]]):gmatch "%S+" do
+for name in ([[post event wait active sendfile starttls tls datagrams write_to uncount]]):gmatch "%S+" do
   methods[name] = function() error(("conn:%s is not available yet"):format(name), 2) end
 end
 
 methods.become = migration.become
+methods.move = moving.request
 
 return methods

@@ -232,16 +232,17 @@ local function kept(pool)
 end
 
 local function commit_pool(self, entry)
-  local state, loaded = entry.state, entry.loaded
+  local state = entry.state
   local pool = self.pools[state.name] or open_pool(self, state)
   apply_options(pool, state.options, state.revision)
-  if not loaded then
+  local loaded = entry.loaded or pool.generations[state.generation.number] -- it may have come with a connection
+  if not loaded or loaded.number == pool.current then
     pool.core:try() -- it accepted nobody by the old options since the new ones were decided
     return pool
   end
   local old = pool.generations[pool.current]
   cancel_scope(old)
-  if not entry.registered then register(self, pool, loaded) end
+  if entry.loaded and not entry.registered then register(self, pool, loaded) end
   pool.current = loaded.number
   if loaded.scope then loaded.scope:commit() end
   pool.core:try()
@@ -291,6 +292,16 @@ function Serving:commit(id)
   return answer
 end
 
+--- Loads an older generation beside what is live, for a connection that moves here with it. What the code starts while
+--- it loads does not begin: its time is over.
+---@param state table
+---@return true|nil, string|nil err, { traceback: string|nil }|nil
+function Serving:adopt(state)
+  local ok, err, data = self:prepare { change = state, pools = { state } }
+  self.changes[state] = nil
+  return ok, err, data
+end
+
 --- Forgets a prepared change.
 function Serving:abort(id)
   local change = self.changes[id]
@@ -322,6 +333,7 @@ end
 
 function Serving:_retire(pool, number)
   local old = pool.generations[number]
+  if (pool.core:counts()[number] or 0) > 0 then return end -- one has moved here meanwhile
   if not old or (number == pool.current and not pool.removed) then return end
   pool.generations[number] = nil
   pool.core:forget(number)

@@ -20,6 +20,7 @@ local verbs = {}
 ---@field data? boolean     only for programs: no word of the command line
 ---@field leads? boolean    the first of the words, if it is no assignment
 ---@field needed? boolean   shown as if it were not optional
+---@field word? string     how usage lines call it
 
 ---@class sockdrawer.Verb
 ---@field name string
@@ -222,6 +223,11 @@ verbs.rows = {
       parameter("rate", "rate", "no more than so many a second, so that they do not all come back at once"),
       parameter("reset", "flag", "with a reset, dropping what is still queued"),
     }, changes = true, patient = true, show = "line" },
+  { name = "move", help = "move an open connection to another loop",
+    args = { parameter("conn", "text", "its id"), parameter("loop", "count", "the loop's number", { word = "LOOP" }) },
+    options = {
+      parameter("deadline", "seconds", "give up when it has not been between two messages for so long (5)"),
+    }, changes = true, patient = true, show = "line" },
   { name = "log", help = "change the log level, of everything or of one pool",
     args = { parameter("level", "choice", "the least serious lines to write", { choices = verbs.log_levels }),
       ANY_POOL },
@@ -233,7 +239,6 @@ verbs.rows = {
   { name = "promote", stage = 2, usage = "POOL", help = "give a canary all new connections" },
   { name = "scale", stage = 2, usage = "[POOL] acceptors=N|size=N|loops=N", help = "more or fewer of something",
     supervised = true },
-  { name = "move", stage = 2, usage = "CONN LOOP", help = "move a connection to another loop" },
   { name = "roll", stage = 2, help = "replace all workers, one by one", supervised = true },
   { name = "upgrade", stage = 2, usage = "[PROGRAM]", help = "go on under a new program", supervised = true },
   { name = "conn", stage = 3, usage = "CONN", help = "everything about one connection" },
@@ -411,13 +416,14 @@ local PLACEHOLDER = {
   text = "TEXT", seconds = "S", deadline = "S", count = "N", rate = "N", age = "N|old", condition = '"OP N"',
   network = "CIDR", pools = "POOL",
 }
-local OF_NAME = { pool = "POOL", module = "MODULE", key = "KEY", level = "LEVEL", ids = "CONN", after = "ID",
-  sort = "KEY", assign = "KEY=VALUE" }
+local OF_NAME = { pool = "POOL", conn = "CONN", module = "MODULE", key = "KEY", level = "LEVEL", ids = "CONN",
+  after = "ID", sort = "KEY", assign = "KEY=VALUE" }
 
 --- How a parameter's value is written in usage lines.
 ---@param item sockdrawer.Parameter
 ---@return string
 function verbs.placeholder(item)
+  if item.word then return item.word end
   if OF_NAME[item.name] then return OF_NAME[item.name] end
   if item.choices then return table.concat(item.choices, "|") end
   return PLACEHOLDER[item.type] or "VALUE"

@@ -103,18 +103,26 @@ end
 ---@return any result, string|nil err "closed", "timeout" or what the other side says; any data
 function Peer:call(op, params, options)
   options = options or {}
-  if self.closed then return nil, "closed" end
-  self.last_id = self.last_id + 1
-  local id, promise = self.last_id, sync.promise()
-  self.pending[id] = promise
-  local ok, err = self.channel:send(buffer.encode { op = op, params = params or {}, id = id }, options.fds)
-  if not ok then
-    self.pending[id] = nil
-    return nil, err
-  end
+  local promise, id = self:ask(op, params, options.fds)
+  if not promise then return nil, id end
   local result, why, data = promise:wait(options.timeout)
   self.pending[id] = nil
   return result, why, data
+end
+
+--- Asks without waiting. The promise gets what `call` would have returned.
+---@param op string
+---@param params table|nil plain data
+---@param fds integer[]|nil
+---@return sockdrawer.Promise|nil promise, integer|string id_or_err
+function Peer:ask(op, params, fds)
+  if self.closed then return nil, "closed" end
+  self.last_id = self.last_id + 1
+  local id, promise = self.last_id, sync.promise()
+  local ok, err = self.channel:send(buffer.encode { op = op, params = params or {}, id = id }, fds)
+  if not ok then return nil, err end
+  self.pending[id] = promise
+  return promise, id
 end
 
 --- Tells the other side something; never waits.

@@ -8,6 +8,7 @@ local cidr = require "sockdrawer.cidr"
 local drain = require "sockdrawer.drain"
 local log = require "sockdrawer.log"
 local migration = require "sockdrawer.migration"
+local moving = require "sockdrawer.moving"
 local runtime = require "sockdrawer.runtime"
 local serving = require "sockdrawer.serving"
 local tasks = require "sockdrawer.tasks"
@@ -101,6 +102,7 @@ end
 
 function operations.boot(self, params)
   attach(self, params)
+  self.moving.slot = params.slot
   settle(params)
   configure_log(self, params)
   local state = params.state
@@ -226,7 +228,22 @@ function operations.close(self, params)
   return { closed = #rows, missing = missing }
 end
 
--- Going on with other code.
+-- Going on with other code, or on another loop.
+
+function operations.mesh(self, params, fds)
+  self.moving:join(params, fds[1])
+  return true
+end
+
+function operations.where(self, params)
+  return self.moving:where(params.id) or {}
+end
+
+function operations.move(self, params)
+  local conn = self.moving:find(params.id)
+  if not conn then return nil, "no such connection" end
+  return self.moving:move(conn, params.loop, params.deadline)
+end
 
 function operations.migrate(self, params)
   return migration.run(self.serving.pools[params.pool], params.deadline)
@@ -311,6 +328,9 @@ function worker.start(channel, options)
     self.peer:cast("drained_generation", { pool = pool, generation = number })
   end, report)
   migration.pools = self.serving.pools
+  self.moving = moving.new(self.serving, function(pool, number)
+    return self.peer:call("generation", { pool = pool, generation = number })
+  end)
   package.preload.luv = require_luv
   core.on_task_error(on_task_error)
   runtime.control = function(verb, params) return ask_supervisor(self, verb, params) end

@@ -314,6 +314,51 @@ static void the_counters_of_the_dead_stay_in_the_sum(void **state) {
 
 /* ---- slots ---- */
 
+static int pass(sd_scoreboard *sb, uint32_t from, int32_t from_pid, uint32_t to, int32_t to_pid) {
+  return sd_scoreboard_pass(sb, 0, (sd_scoreboard_party){ from, from_pid }, (sd_scoreboard_party){ to, to_pid });
+}
+
+static void a_place_passes_to_another_process(void **state) {
+  sd_scoreboard *sb = *state;
+  sd_scoreboard one = join(sb, 1), two = join(sb, 2);
+  sb->slots[1].pid = 11;
+  sb->slots[2].pid = 22;
+  assert_int_equal(pass(sb, 1, 11, 2, 22), -ESRCH); /* it has none */
+  assert_int_equal(sd_scoreboard_reserve(&one, 0), 0);
+  sd_scoreboard_count_accepted(&one, 0);
+  assert_int_equal(pass(&one, 1, 11, 2, 22), 0);
+  assert_int_equal(slot_of(sb, 1).connections, 0);
+  assert_int_equal(slot_of(sb, 2).connections, 1);
+  assert_int_equal(pool_of(sb, 0).reserved, 1);
+  sd_scoreboard_count_closed(&two, 0);
+  sd_scoreboard_release(&two, 0);
+  sd_pool_view pool = pool_of(sb, 0);
+  assert_int_equal(pool.reserved, 0);
+  assert_int_equal(pool.accepted, 1);
+  assert_int_equal(pool.closed, 1);
+  assert_int_equal(pool.connections, 0);
+  sd_scoreboard_close(&one);
+  sd_scoreboard_close(&two);
+}
+
+static void the_dead_are_passed_nothing(void **state) {
+  sd_scoreboard *sb = *state;
+  sd_scoreboard one = join(sb, 1);
+  sb->slots[1].pid = 11;
+  sb->slots[2].pid = 22;
+  assert_int_equal(sd_scoreboard_reserve(&one, 0), 0);
+  sd_scoreboard_count_accepted(&one, 0);
+  sd_scoreboard_slot_reap(sb, 2);
+  assert_int_equal(pass(&one, 1, 11, 2, 22), -ESRCH);
+  sb->slots[2].pid = 23; /* another process in the same slot */
+  assert_int_equal(pass(&one, 1, 11, 2, 22), -ESRCH);
+  assert_int_equal(pass(&one, 1, 11, 2, 23), 0);
+  assert_int_equal(sd_scoreboard_slot_reap(sb, 2), 1);
+  assert_int_equal(pool_of(sb, 0).reserved, 0);
+  assert_int_equal(pool_of(sb, 0).closed, 1);
+  sd_scoreboard_close(&one);
+}
+
 static void a_slot_tells_where_its_worker_is(void **state) {
   sd_scoreboard *sb = *state, a = join(sb, 3);
   uint64_t before = sd_scoreboard_clock();
@@ -474,6 +519,8 @@ int main(void) {
     TEST(a_lock_survives_two_in_a_row),
     TEST(whoever_is_killed_anywhere_gives_all_back),
     TEST(the_counters_of_the_dead_stay_in_the_sum),
+    TEST(a_place_passes_to_another_process),
+    TEST(the_dead_are_passed_nothing),
     TEST(a_slot_tells_where_its_worker_is),
     TEST(a_slot_tells_how_its_loop_runs),
     TEST(a_heartbeat_is_never_torn),

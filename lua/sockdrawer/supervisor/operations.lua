@@ -6,6 +6,7 @@ local diff = require "sockdrawer.supervisor.diff"
 local ending = require "sockdrawer.supervisor.ending"
 local listening = require "sockdrawer.supervisor.listening"
 local log = require "sockdrawer.log"
+local moving = require "sockdrawer.supervisor.moving"
 local reload = require "sockdrawer.supervisor.reload"
 local report = require "sockdrawer.supervisor.report"
 local set = require "sockdrawer.supervisor.set"
@@ -14,6 +15,7 @@ local swap = require "sockdrawer.supervisor.swap"
 local operations = {
   status = report.status, tree = report.tree, info = report.info, get = report.get,
   conns = connections.conns, gens = connections.gens, close = connections.close,
+  move = moving.move,
   purge = ending.purge, wait = ending.wait,
   swap = swap.swap, rollback = swap.rollback, reload = reload.reload, diff = diff.diff,
   relisten = listening.relisten, suspend = listening.suspend, resume = listening.resume,

@@ -191,6 +191,16 @@ function Pools:install(pool, generation, cause, who)
   forget_unwanted(pool)
 end
 
+--- A worker takes in a connection of a generation that it does not have: from now on it holds that too.
+---@return table|nil state, string|nil err
+function Pools:lend(name, number, worker)
+  local pool = self.by_name[name]
+  local generation = pool and pool.generations[number]
+  if not generation then return nil, ("pool %s has no generation %d any more"):format(name, number) end
+  if generation.held then generation.held[worker] = true end
+  return pools.state_of(pool, generation)
+end
+
 --- A worker has no connection of that generation any more.
 function Pools:released(name, number, worker)
   local pool = self.by_name[name]

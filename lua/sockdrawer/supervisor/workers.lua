@@ -73,6 +73,9 @@ local function handlers_of(self, worker)
       local who = { uid = core.getuid(), pid = worker.pid, loop = worker.loop }
       return instance:ask(params.verb, params.params or {}, who)
     end,
+    generation = function(params)
+      return instance.pools:lend(params.pool, params.generation, worker)
+    end,
     drained_generation = function(params)
       instance.pools:released(params.pool, params.generation, worker)
     end,
@@ -144,9 +147,24 @@ function Workers:_boot(worker)
   self:_running(worker)
 end
 
+-- Every two workers can talk to each other: they hand over connections. Where descriptors are short, they cannot.
+function Workers:_join_mesh(worker)
+  for _, other in ipairs(self:in_state("running", "stuck")) do
+    local ours, theirs = nil, nil
+    if other ~= worker then ours, theirs = core.socketpair() end
+    if ours then
+      worker.peer:cast("mesh", { loop = other.loop, slot = other.slot, pid = other.pid }, { ours })
+      other.peer:cast("mesh", { loop = worker.loop, slot = worker.slot, pid = worker.pid }, { theirs })
+      core.close(ours)
+      core.close(theirs)
+    end
+  end
+end
+
 function Workers:_running(worker)
   self.ran[worker.loop] = true
   self:set_state(worker, "running")
+  self:_join_mesh(worker)
   log.info("worker_running", { loop = worker.loop, pid = worker.pid })
   self.instance.listeners:rebalance()
   self:_settle_start()

@@ -130,6 +130,12 @@ function conn:stopped() end
 ---@return boolean
 function conn:outdated() end
 
+--- Leaves for another loop: callbacks between two of them, a function at its `become`. Does not wait for that.
+---@param loop integer
+---@return true? done it will, or is there already
+---@return string? err "not movable", "draining", "closed", "no such loop: 9"
+function conn:move(loop) end
+
 --- Ends this handler here, and enters the live generation's function with the state. Returns only what kept it from it.
 ---@param state? any plain data
 ---@return nil

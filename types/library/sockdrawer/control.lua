@@ -231,6 +231,18 @@ function control.wait(params) end
 ---@return table? data
 function control.close(params) end
 
+---@class sockdrawer.Control.move
+---@field conn string its id
+---@field loop integer the loop's number
+---@field deadline? number give up when it has not been between two messages for so long (5)
+
+--- Move an open connection to another loop.
+---@param params sockdrawer.Control.move
+---@return table? result
+---@return string? err
+---@return table? data
+function control.move(params) end
+
 ---@class sockdrawer.Control.log
 ---@field level "debug"|"info"|"warn"|"warning"|"error"|"off" the least serious lines to write
 ---@field pool? string one pool only

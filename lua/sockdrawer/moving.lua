@@ -1,0 +1,281 @@
+--- Moving: an open connection goes from this loop to another one, and goes on there as if nothing had happened.
+--
+-- Three steps. The other loop makes sure that it has the code, and holds it. The connection comes between two
+-- messages: to shape B's next callback, to shape A's `become`. There, at once: its place passes to the other process
+-- in the scoreboard (the moment from which it is the other's), everything it consists of leaves with its descriptor,
+-- and the handler here ends. Until then nothing has happened; after it, whoever dies takes the connection along.
+
+local callbacks = require "sockdrawer.callbacks"
+local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
+local migration = require "sockdrawer.migration"
+local runtime = require "sockdrawer.runtime"
+local sync = require "sockdrawer.sync"
+local wire = require "sockdrawer.wire"
+local wishes = require "sockdrawer.wishes"
+
+local moving = {}
+
+local DEADLINE, ARRIVAL = 5, 5
+
+---@class sockdrawer.Moving
+---@field slot integer ours in the scoreboard
+local Moving = {}
+Moving.__index = Moving
+
+-- conn:move is a method of every connection, and there is one worker in a process.
+local here
+
+---@param serving sockdrawer.Serving
+---@param fetch fun(pool: string, generation: integer): table|nil, string|nil asks for a generation that is not here
+---@return sockdrawer.Moving
+function moving.new(serving, fetch)
+  here = setmetatable({
+    serving = serving, fetch = fetch, loops = {}, holds = {}, last_token = 0,
+    gone_to = {}, -- connections that were born here and have left: id → loop
+  }, Moving)
+  core.on_gone(function(id) here:_ended(id) end)
+  return here
+end
+
+-- ---------------------------------------------------------------- the mesh
+
+local function release(self, token)
+  local hold = self.holds[token]
+  self.holds[token] = nil
+  if hold then hold.pool.core:unhold(hold.generation) end
+  return hold
+end
+
+local function release_all(self, loop)
+  for token, hold in pairs(self.holds) do
+    if hold.loop == loop then release(self, token) end
+  end
+end
+
+local answers = {}
+
+local function answers_to(self, loop)
+  local handlers = {}
+  for op, answer in pairs(answers) do
+    handlers[op] = function(params, fds) return answer(self, params, fds or {}, loop) end
+  end
+  return handlers
+end
+
+--- Another worker can be reached through `fd`.
+---@param other { loop: integer, slot: integer, pid: integer }
+---@param fd integer|nil
+function Moving:join(other, fd)
+  if not fd then return end -- it was sent, but there was no room for it here
+  local loop = { number = other.loop, slot = other.slot, pid = other.pid }
+  local handlers = answers_to(self, loop)
+  function handlers.closed()
+    release_all(self, loop)
+    if self.loops[other.loop] == loop then self.loops[other.loop] = nil end
+  end
+  loop.peer = wire.new(core.channel(fd), handlers)
+  self.loops[other.loop] = loop
+end
+
+-- ---------------------------------------------------------------- arriving
+
+local function loaded_generation(self, name, number)
+  local pool = self.serving.pools[name]
+  if not pool or pool.removed then return nil, "no such pool: " .. tostring(name) end
+  if not pool.generations[number] then
+    local state, err = self.fetch(name, number)
+    if not state then return nil, err end
+    local ok, why = self.serving:adopt(state)
+    if not ok then return nil, why end
+  end
+  if not pool.core:hold(number) then return nil, "its code is gone" end
+  return pool
+end
+
+-- A connection is about to come: its code has to be here, and stays.
+function answers.welcome(self, params, _, loop)
+  local pool, err = loaded_generation(self, params.pool, params.generation)
+  if not pool then return nil, err end
+  self.last_token = self.last_token + 1
+  self.holds[self.last_token] = { pool = pool, generation = params.generation, loop = loop }
+  return self.last_token
+end
+
+function answers.unwelcome(self, params)
+  release(self, params.token)
+end
+
+function answers.arrive(self, params, fds)
+  local hold = self.holds[params.token]
+  local pool, number = hold.pool, hold.generation
+  local loaded = pool.generations[number]
+  local conn, err = pool.core:admit(fds[1] or -1, number, params.packed, loaded.resume, loaded.args, params.carried)
+  release(self, params.token)
+  if not conn then return nil, err end
+  self:_tell_birthplace(params.packed.id, runtime.loop)
+  return true
+end
+
+-- ---------------------------------------------------------------- the loop of birth
+
+function Moving:_tell_birthplace(id, loop)
+  local born = tonumber(id:match "^(%d+)%.")
+  if born == runtime.loop then
+    self.gone_to[id] = loop ~= born and loop or nil
+  elseif self.loops[born] then
+    self.loops[born].peer:cast("went", { id = id, loop = loop })
+  end
+end
+
+function answers.went(self, params)
+  self.gone_to[params.id] = params.loop
+end
+
+function Moving:_ended(id)
+  self:_tell_birthplace(id, nil)
+end
+
+--- The open connection of that id, if it is here.
+---@param id string
+---@return table|nil conn
+function Moving:find(id)
+  for _, pool in pairs(self.serving.pools) do
+    for _, row in ipairs(pool.core:connections()) do
+      if row.id == id then return row.conn end
+    end
+  end
+end
+
+--- Where a connection is, as far as it is known here.
+---@param id string
+---@return { here: boolean|nil, loop: integer|nil }|nil
+function Moving:where(id)
+  if self:find(id) then return { here = true } end
+  return { loop = self.gone_to[id] }
+end
+
+-- ---------------------------------------------------------------- leaving
+
+local function no_loop(number)
+  return ("no such loop: %s"):format(tostring(number))
+end
+
+local function generation_of(conn)
+  if conn:_extra().session then return conn.generation end
+  return conn:_newer() or conn.generation
+end
+
+local function state_of(session, carried)
+  if not session then return carried end
+  local state, err = migration.copy(session.state)
+  if err then return nil, err end
+  return callbacks.carry(session, state)
+end
+
+-- What leaves, or why it stays. Nothing has happened yet.
+local function packed(conn, session, carried, move)
+  local ok, why = conn:_movable()
+  if not ok then return nil, why end
+  if generation_of(conn) ~= move.generation then return nil, "again" end
+  local along, err = state_of(session, carried)
+  if not along then return nil, err end
+  local whole
+  whole, err = conn:_pack()
+  if not whole then return nil, err end
+  return { token = move.token, packed = whole, carried = along }
+end
+
+-- Between two messages. It returns only if the connection stays.
+local function leave(self, conn, session, carried, move)
+  local core_pool, loop = self.serving.pools[conn.pool].core, move.loop
+  local whole, err = packed(conn, session, carried, move)
+  if not whole then return move.left:resolve(nil, err) end
+  local pid = core.getpid()
+  local ok = core_pool:pass(self.slot, pid, loop.slot, loop.pid)
+  if not ok then return move.left:resolve(nil, no_loop(loop.number)) end
+  local arrival, why = loop.peer:ask("arrive", whole, { conn:_fd() })
+  if not arrival then
+    -- It could not even be sent. If the other has died with the place, the connection has none any more.
+    if not core_pool:pass(loop.slot, loop.pid, self.slot, pid) then conn:_depart() end
+    return move.left:resolve(nil, why)
+  end
+  if conn.id:match "^(%d+)%." == tostring(runtime.loop) then self.gone_to[conn.id] = loop.number end
+  move.arrival = arrival
+  move.left:resolve(true)
+  conn:_depart()
+end
+
+local function cannot_leave(conn)
+  local ok, why = conn:_movable()
+  if not ok then return why end
+  local extra = conn:_extra()
+  if not extra.session and not conn:_follows() and conn:_waits() then return "not movable" end
+end
+
+local function wait_until_left(self, conn, move, due)
+  local function wish(_, session, carried) return leave(self, conn, session, carried, move) end
+  conn:on_close(function() move.left:resolve(nil, "closed") end)
+  callbacks.wish(conn, wish)
+  local left, err = move.left:wait(math.max(0, due - core.now()))
+  if left then return true end
+  if err == "timeout" then
+    wishes.withdraw(conn, wish)
+    return nil, conn:reason() and "closed" or "not movable"
+  end
+  return nil, err
+end
+
+-- One attempt. A swap in between may ask for another, with the newer code.
+local function attempt(self, conn, loop, due)
+  local move = { loop = loop, generation = generation_of(conn), left = sync.promise() }
+  local token, err = loop.peer:call("welcome", { pool = conn.pool, generation = move.generation },
+    { timeout = math.max(0, due - core.now()) })
+  if not token then return nil, err == "closed" and no_loop(loop.number) or err end
+  move.token = token
+  local left
+  left, err = wait_until_left(self, conn, move, due)
+  if not left then
+    loop.peer:cast("unwelcome", { token = token })
+    return nil, err
+  end
+  return move.arrival:wait(ARRIVAL)
+end
+
+--- Moves a connection, and answers when the other loop serves it.
+---@param conn table
+---@param number integer the loop
+---@param deadline number|nil seconds
+---@return true|nil, string|nil err
+function Moving:move(conn, number, deadline)
+  if number == runtime.loop then return true end
+  local loop, due = self.loops[number], core.now() + (deadline or DEADLINE)
+  if not loop then return nil, no_loop(number) end
+  local why = cannot_leave(conn)
+  if why then return nil, why end
+  local ok, err
+  repeat ok, err = attempt(self, conn, loop, due) until err ~= "again"
+  return ok, err
+end
+
+--- conn:move(loop): leaves for another loop when it is between two messages. Does not wait for it.
+---@param conn table
+---@param number integer
+---@return true|nil, string|nil err
+function moving.request(conn, number)
+  if type(number) ~= "number" then error("conn:move: a loop's number was expected, not a " .. type(number), 2) end
+  if number == runtime.loop then return true end
+  if not here or not here.loops[number] then return nil, no_loop(number) end
+  local why = cannot_leave(conn)
+  if why then return nil, why end
+  core.spawn(function()
+    local ok, err = here:move(conn, number)
+    if ok then return end
+    local fields = runtime.origin(conn)
+    fields.msg = tostring(err)
+    log.info("not_moved", fields)
+  end):detach()
+  return true
+end
+
+return moving
