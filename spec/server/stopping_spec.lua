@@ -214,7 +214,7 @@ describe("what an instance leaves behind", function()
   end)
 end)
 
-describe("signals for information", function()
+describe("signals for information, and the service manager", function()
   after_each(server.cleanup)
 
   it("USR1 reports loops and pools to the log", function()
@@ -226,21 +226,54 @@ describe("signals for information", function()
     client:close()
   end)
 
+  it("HUP is too early during the start, and the log says so", function()
+    local s = server.start {
+      script = [[
+        local parent = io.open("/proc/self/stat"):read("*l"):match "%) %a (%d+)"
+        if require("sockdrawer").role == "worker" then os.execute("kill -HUP " .. parent) end
+        return function() end]],
+      args = { "-l", "tcp://127.0.0.1:0", "-n", "1" },
+    }
+    s:wait_log "event=change [^\n]*is starting[^\n]*signal=HUP"
+  end)
+
   it("USR2 says that upgrade is not there yet", function()
     local s = start()
     s:kill "USR2"
     s:wait_log "upgrade is not available yet"
   end)
 
-  it("NOTIFY_SOCKET and --ready-fd hear that it is ready", function()
-    local folder = server.folder()
-    local unix = require "socket.unix"
-    local notified = assert(unix.dgram())
-    assert(notified:bind(folder .. "/notify"))
+  local function service_manager()
+    local path = server.folder() .. "/notify"
+    local notified = assert(require("socket.unix").dgram())
+    assert(notified:bind(path))
     notified:settimeout(3)
-    local s = start("", { env = { NOTIFY_SOCKET = folder .. "/notify" }, args = { "-n", "1", "--ready-fd", "1" } })
+    return notified, path
+  end
+
+  it("feed a watchdog, unless that watches another process", function()
+    local notified, path = service_manager()
+    start("", { env = { NOTIFY_SOCKET = path, WATCHDOG_USEC = "100000" } })
+    assert.matches("READY=1", notified:receive())
+    for _ = 1, 3 do assert.equal("WATCHDOG=1", notified:receive()) end
+    notified:close()
+    notified, path = service_manager()
+    start("", { env = { NOTIFY_SOCKET = path, WATCHDOG_USEC = "100000", WATCHDOG_PID = "1" } })
+    assert.matches("READY=1", notified:receive())
+    notified:settimeout(0.3)
+    assert.is_nil((notified:receive()))
+    notified:close()
+  end)
+
+  it("tell NOTIFY_SOCKET and --ready-fd that it is ready, and of a reload that is meant", function()
+    local notified, path = service_manager()
+    local s = start("", { env = { NOTIFY_SOCKET = path }, args = { "-n", "1", "--ready-fd", "1" } })
     assert.matches("READY=1", notified:receive())
     assert.matches("ready\nREADY=1\n", s:stdout())
+    s:rpc("reload", { dry_run = true })
+    s:rpc "reload"
+    assert.matches("^RELOADING=1\nMONOTONIC_USEC=%d+$", notified:receive())
+    assert.equal("READY=1", notified:receive())
     s:kill "TERM"
     assert.matches("STOPPING=1", notified:receive())
     assert.equal(0, s:wait(3))

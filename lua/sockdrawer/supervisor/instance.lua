@@ -97,13 +97,14 @@ end
 ---@param who { uid: integer, pid: integer }
 ---@return any result, string|nil err, table|nil data, string|nil message what the err is about, in prose
 function Instance:call(verb, params, who)
-  local operation = operations[verb]
+  local operation, row = operations[verb], verbs.find(verb)
   if not operation then return nil, "later" end
+  local result, err, data, message
   if not self.workers or self.state == "starting" and verb ~= "status" and verb ~= "stop" then
-    return nil, "the instance is starting"
+    err = "the instance is starting"
+  else
+    result, err, data, message = operation(self, params, who or {})
   end
-  local result, err, data, message = operation(self, params, who or {})
-  local row = verbs.find(verb)
   if row and row.changes then note_change(verb, params, who or {}, result, err) end
   return result, err, data, message
 end

@@ -20,13 +20,19 @@ local HEADER = 2 -- bytes before the path
 local Notify = {}
 Notify.__index = Notify
 
+-- Half the time after which we would be taken for dead; nil where another process is the one that is watched.
+local function watchdog_interval()
+  local microseconds, pid = tonumber(os.getenv "WATCHDOG_USEC" or ""), tonumber(os.getenv "WATCHDOG_PID" or "")
+  if pid and pid ~= core.getpid() then return nil end
+  return microseconds and microseconds > 0 and microseconds / 1e6 / 2 or nil
+end
+
 --- Takes what the environment says and takes it out of the environment: our children must not speak for us.
 ---@param ready_fd integer|nil
 ---@return sockdrawer.Notify
 function notify.new(ready_fd)
   local self = setmetatable({ path = os.getenv "NOTIFY_SOCKET", ready_fd = ready_fd }, Notify)
-  local watchdog = tonumber(os.getenv "WATCHDOG_USEC" or "")
-  self.watchdog = watchdog and watchdog > 0 and watchdog / 1e6 / 2 or nil
+  self.watchdog = watchdog_interval()
   for _, name in ipairs {
     "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
   } do core.unsetenv(name) end
