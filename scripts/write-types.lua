@@ -20,6 +20,7 @@ local KINDS = {
   keepalive = "boolean|integer", text = "string", mode = "string", user = "string", addresses = "string|string[]",
   networks = "string|string[]",
   plain = "table", handler = "string|sockdrawer.Handler", when_full = '"backlog"|"close"',
+  hook = "string|sockdrawer.ListenHook",
 }
 
 local function kind_of(row, class)

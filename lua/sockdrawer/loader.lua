@@ -4,6 +4,7 @@
 -- is the answer to that job, and nothing else has noticed.
 
 local generation = require "sockdrawer.generation"
+local listen_hook = require "sockdrawer.listen_hook"
 local options = require "sockdrawer.options"
 local plain = require "sockdrawer.plain"
 local script = require "sockdrawer.script"
@@ -210,17 +211,18 @@ end
 local function jobs(core)
   local busy = false
   local function once(job)
-    return function(params)
+    return function(params, fds)
       if busy then return nil, "a loader does one job" end
       busy = true
       settle(params)
-      return leave_soon(core, lift_limit(core, limit_memory(core), job(params)))
+      return leave_soon(core, lift_limit(core, limit_memory(core), job(params, fds)))
     end
   end
   return {
     script = once(M.load_script),
     module = once(M.load_module),
     inline = once(M.load_inline),
+    on_listen = once(listen_hook.run),
     closed = function() core.stop(0) end,
   }
 end

@@ -9,6 +9,9 @@ local source = require "sockdrawer.source"
 
 local M = {}
 
+--- What stands in a pool's options for an on_listen that is in the script itself.
+M.INLINE_HOOK = "(inline)"
+
 -- Declaring.
 
 ---@class sockdrawer.Declaration
@@ -253,6 +256,7 @@ local function pool_of(judge, declaration, server, count)
   local effective, explicit = options.validate_pool(declaration.name, given, report, server)
   local handler = effective.handler
   effective.handler = nil -- not plain; it stands beside the options
+  if type(effective.on_listen) == "function" then effective.on_listen = M.INLINE_HOOK end
   return {
     name = declaration.name, mode = "listen", line = declaration.line, file = declaration.file,
     addresses = effective.listen or {}, handler = type(handler) == "string" and handler or nil,

@@ -130,6 +130,14 @@ M.handler = {
   allowed = function() return 'a module name like "handlers.echo", a function, or a table of callbacks' end,
 }
 
+M.hook = {
+  parse = function(value)
+    if type(value) == "table" then return nil end
+    return M.handler.parse(value)
+  end,
+  allowed = function() return "a module name or a function" end,
+}
+
 M.plain = {
   parse = function(value, row)
     if type(value) ~= "table" then return nil end

@@ -17,6 +17,7 @@ local listeners = {}
 
 local LEND_AFTER, TRY_AGAIN = 0.1, 1
 local DRAIN_QUEUE, LISTEN_ANSWERS = 2, 2
+local DESCRIPTORS = 200 -- that one message takes, at most
 
 ---@class sockdrawer.Listeners
 local Listeners = {}
@@ -71,13 +72,49 @@ function Listeners:put_into_service(groups)
   self.ports:steer()
 end
 
+local function places_of(groups)
+  local places, fds = {}, {}
+  for _, group in ipairs(groups) do
+    for i, member in ipairs(group.members) do
+      table.insert(places, { address = group.bound, index = i })
+      table.insert(fds, member.fd)
+    end
+  end
+  return places, fds
+end
+
+--- Has the pool's on_listen look at sockets before anything is accepted from them.
+---@param options table the pool's, as they will be
+---@param snapshot table|nil the script that the hook is in, if it is not the one in service
+---@return true|nil, string|nil err, table|nil data
+function Listeners:introduce(pool, options, groups, snapshot)
+  if not options.on_listen then return true end
+  local spec, places, fds = self.instance.spec, places_of(groups)
+  for first = 1, #fds, DESCRIPTORS do
+    local last = math.min(first + DESCRIPTORS - 1, #fds)
+    local ok, err, data = self.instance.loaders:job("on_listen", {
+      pool = pool.name, hook = options.on_listen, places = { unpack(places, first, last) },
+      snapshot = snapshot or self.instance.script.snapshot, folder = self.instance.folder,
+      search = { path = spec.path, cpath = spec.cpath },
+    }, "on_listen of pool " .. pool.name, { unpack(fds, first, last) })
+    if not ok then return nil, ("pool %s: on_listen: %s"):format(pool.name, tostring(err)), data end
+  end
+  return true
+end
+
 --- Opens every address of a pool, or none.
 ---@param pool table
----@return true|nil, string|nil err
-function Listeners:open(pool)
-  local addresses = pool.addresses or pool.spec.addresses or {}
-  local groups, err = opening.open_all(pool, addresses, self:context(pool))
+---@param snapshot table|nil the script that the pool comes from, if it is not the one in service
+---@return true|nil, string|nil err, table|nil data
+function Listeners:open(pool, snapshot)
+  local addresses, context = pool.addresses or pool.spec.addresses or {}, self:context(pool)
+  local groups, err = opening.open_all(pool, addresses, context)
   if not groups then return nil, err end
+  local ok, wrong, data = self:introduce(pool, pool.options, groups, snapshot)
+  if not ok then
+    opening.abandon(groups, context)
+    return nil, wrong, data
+  end
   pool.groups = groups
   self:put_into_service(groups)
   return true

@@ -55,8 +55,8 @@ end
 
 local function replace(instance, pool, addresses, params)
   local options = with_socket(pool, socket_options(pool, params))
-  local prepared, err = instance.listeners:prepare(pool, addresses, options)
-  if not prepared then return nil, err end
+  local prepared, err, data = instance.listeners:prepare(pool, addresses, options)
+  if not prepared then return nil, err, data end
   local ok
   ok, err = instance.listeners:commit(prepared)
   if not ok then return nil, err end
@@ -75,8 +75,8 @@ function listening.relisten(instance, params)
   local started = core.now()
   return change(instance, "relisten", params, function(pool)
     local from = listeners.addresses(pool)
-    local ok, err = replace(instance, pool, given or instance.listeners:texts(pool), params)
-    if not ok then return nil, err end
+    local ok, err, data = replace(instance, pool, given or instance.listeners:texts(pool), params)
+    if not ok then return nil, err, data end
     pool.addresses = given or pool.addresses
     return { pool = pool.name, from = from, to = listeners.addresses(pool), duration = core.now() - started }
   end)
@@ -91,8 +91,8 @@ function listening.suspend(instance, params)
   local mode = params.mode or "hold"
   return change(instance, "suspend", params, function(pool)
     if pool.state == STATE_OF_MODE[mode] then return state_of(pool) end
-    local ok, err = instance.listeners[mode](instance.listeners, pool)
-    if not ok then return nil, err end
+    local ok, err, data = instance.listeners[mode](instance.listeners, pool)
+    if not ok then return nil, err, data end
     return state_of(pool)
   end)
 end
@@ -101,8 +101,8 @@ end
 function listening.resume(instance, params)
   return change(instance, "resume", params, function(pool)
     if pool.state == "accepting" then return state_of(pool) end
-    local ok, err = instance.listeners:resume(pool)
-    if not ok then return nil, err end
+    local ok, err, data = instance.listeners:resume(pool)
+    if not ok then return nil, err, data end
     return state_of(pool)
   end)
 end

@@ -56,17 +56,18 @@ local function explain(child, err, what, seconds)
 end
 
 --- Does one job in a loader of its own.
----@param op "script"|"module"|"inline"
+---@param op "script"|"module"|"inline"|"on_listen"
 ---@param params table
 ---@param what string the script or module, for the error
+---@param fds integer[]|nil descriptors that the job is about
 ---@return table|nil result, string|nil err, table|nil data { traceback=, failures= }
-function Loaders:job(op, params, what)
+function Loaders:job(op, params, what, fds)
   local child = self:_take()
   if not child then return nil, "cannot start a loader" end
   local settings = self.settings()
   local seconds = settings.load_timeout
   params.name, params.loops, params.uid = settings.name, settings.loops, core.getuid()
-  local result, err, data = child.peer:call(op, params, { timeout = seconds or nil })
+  local result, err, data = child.peer:call(op, params, { timeout = seconds or nil, fds = fds })
   if result == nil and (err == "timeout" or err == "closed") then
     err, data = explain(child, err, what, seconds), nil
   end

@@ -128,7 +128,7 @@ local function open_added(instance, diff, answer, settled)
     entry.fresh = true
     table.insert(drafts, entry)
     local ok, err = instance.pools:open(pool)
-    if ok then ok, err = instance.listeners:open(pool) end
+    if ok then ok, err = instance.listeners:open(pool, answer.snapshot) end
     if not ok then
       undo(instance, drafts)
       return nil, err

@@ -46,12 +46,16 @@ end
 ---@param pool table
 ---@param addresses string[]
 ---@param options table the pool's, as they will be
----@return table|nil change for `commit` or `abort`, string|nil err
+---@return table|nil change for `commit` or `abort`, string|nil err, table|nil data
 function Listeners:prepare(pool, addresses, options)
   local context = self:context(pool, { bind_only = pool.state == "refusing" })
   local groups, err = opening.open_all({ name = pool.name, options = options }, addresses, context)
   if not groups then return nil, err end
-  return { pool = pool, groups = groups, context = context }
+  local change = { pool = pool, groups = groups, context = context }
+  local ok, wrong, data = self:introduce(pool, options, groups)
+  if ok then return change end
+  self:abort(change)
+  return nil, wrong, data
 end
 
 --- Closes what was opened for a change that is not to be.

@@ -89,8 +89,14 @@ local function reopen(self, pool)
       table.insert(texts, again(group))
     end
   end
-  local groups, err = opening.open_all(pool, texts, self:context(pool))
+  local context = self:context(pool)
+  local groups, err = opening.open_all(pool, texts, context)
   if not groups then return nil, err end
+  local ok, wrong, data = self:introduce(pool, pool.options, groups)
+  if not ok then
+    opening.abandon(groups, context)
+    return nil, wrong, data
+  end
   for i, group in ipairs(closed) do
     opening.release(group)
     replace_group(pool, group, groups[i])
@@ -103,8 +109,8 @@ end
 --- Accepts nothing for a while: connections queue.
 ---@return true|nil, string|nil err
 function Listeners:hold(pool)
-  local ok, err = reopen(self, pool)
-  if not ok then return nil, err end
+  local ok, err, data = reopen(self, pool)
+  if not ok then return nil, err, data end
   pool.state = "held"
   self:rebalance(true)
   watch_strangers(self, pool)
@@ -139,8 +145,8 @@ end
 --- Accepts again.
 ---@return true|nil, string|nil err
 function Listeners:resume(pool)
-  local ok, err = reopen(self, pool)
-  if not ok then return nil, err end
+  local ok, err, data = reopen(self, pool)
+  if not ok then return nil, err, data end
   pool.state = "accepting"
   self:rebalance(true)
   return true

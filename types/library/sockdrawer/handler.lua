@@ -5,6 +5,29 @@
 
 ---@alias sockdrawer.HandlerFunction fun(conn: sockdrawer.Conn, args: table)
 
+--- A pool's `on_listen`: `false`, or nil and a reason, or a raise closes what was opened.
+---@alias sockdrawer.ListenHook fun(socket: sockdrawer.ListenSocket): boolean|nil, string|nil
+
+--- A listen socket before anything is accepted from it.
+---@class sockdrawer.ListenSocket
+---@field pool string
+---@field address string where it is bound
+---@field index integer which of the sockets of its address
+---@field fd integer
+local ListenSocket = {}
+
+--- Sets socket options by name.
+---@param options table<string, boolean|number>
+---@return true|nil ok
+---@return string|nil err
+function ListenSocket:setopt(options) end
+
+--- A socket option as it is.
+---@param name string
+---@return any value
+---@return string|nil err
+function ListenSocket:getopt(name) end
+
 --- What a callback returns, or nothing: `"continue"` [, state [, timeout]], `"close"`, state, `"error"`, reason, state,
 --- or `"switch"`, module, state. Without a state it is kept. A timeout in seconds holds once, `{ idle = s }` from now
 --- on.
