@@ -98,7 +98,7 @@
 ---@field drain? sockdrawer.PoolSettings.drain|number|false|"infinity" how draining goes; default: the server's
 ---@field restart? sockdrawer.PoolSettings.restart for acceptors
 ---@field log? sockdrawer.PoolSettings.log what is written to stderr; default: the server's
----@field on_listen? string|sockdrawer.ListenHook called with each listen socket before anything is accepted; an error closes them all
+---@field on_listen? string|sockdrawer.ListenHook called with each listen socket before it accepts; an error closes them all
 
 ---@class sockdrawer.PoolOptions: sockdrawer.PoolSettings
 ---@field listen string|string[] where connections come from
