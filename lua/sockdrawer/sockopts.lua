@@ -40,7 +40,7 @@ function sockopts.steps(old, new)
   if differs(old, new, "keepalive") or differs(old, new, "keepalive_idle") then add_keepalive(steps, new) end
   for _, row in ipairs(socket_rows) do
     local name = row[1]
-    local alone = name ~= "keepalive" and name ~= "keepalive_idle" and not row.fixed
+    local alone = name ~= "keepalive" and name ~= "keepalive_idle" and not row.at_open
     if alone and differs(old, new, name) then table.insert(steps, { name = name, value = new[name] }) end
   end
   return steps

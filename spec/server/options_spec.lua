@@ -148,7 +148,6 @@ describe("set", function()
     for key, reason in pairs {
       ["p listen=tcp://127.0.0.1:9"] = "listen cannot be set: relisten",
       ["p handler=other"] = "handler cannot be set: swap",
-      ["p socket.v6only=true"] = "socket.v6only cannot be set: it is decided when the address is opened",
       ["p binding=cpu"] = "binding = \"cpu\": not available yet",
       ["name=other"] = "name cannot be set: it is decided when the instance starts",
       ["user=nobody"] = "user cannot be set",
@@ -325,7 +324,6 @@ describe("socket options", function()
       ["socket.nodlay=true"] = 'socket.nodlay: unknown key, did you mean "nodelay"',
       ["socket.reuseaddr=false"] = "socket.reuseaddr: belongs to the engine: is always set, so that a restart can bind",
       ["socket.rcvlowat=9"] = "socket.rcvlowat: belongs to the engine: the loop would miss data that is there",
-      ["socket.reuseport=false"] = "socket.reuseport cannot be set: it is decided when the address is opened",
       ["socket.tos=256"] = "socket.tos = 256: allowed is a whole number from 0 to 255",
     } do
       assert.matches(reason, refused(s, "set p " .. words))

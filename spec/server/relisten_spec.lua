@@ -247,6 +247,40 @@ describe("relisten", function()
     end
   end)
 
+  it("is kept by a reload, until the script says something new, or is told to reset", function()
+    local s = start 'listen = "tcp://127.0.0.1:0"'
+    local function addresses() return s:rpc("status").pools[1].addresses end
+    local old, port, other = s:address().addr, free_port(), free_port()
+    assert(s:rpc("relisten", { pool = "p", addresses = { "tcp://127.0.0.1:" .. port } }))
+    assert(s:rpc "reload")
+    assert.same({ "tcp://127.0.0.1:" .. port }, addresses())
+    assert(s:rpc("reload", { reset = true }))
+    assert.are_not.same({ "tcp://127.0.0.1:" .. port }, addresses())
+    assert.are_not.same({ old }, addresses())
+    s:write("main.lua", ('local sd = require "sockdrawer"\nsd.pool("p", { handler = "h", listen = "127.0.0.1:%d" })')
+      :format(other))
+    local knocks = knock(300, tonumber(addresses()[1]:match "%d+$"))
+    local result = assert(s:rpc "reload")
+    assert.same({}, result.ignored)
+    assert.same({ "tcp://127.0.0.1:" .. other }, addresses())
+    assert.equal("hello", client.ask(assert(connect("127.0.0.1", other)), "hello"))
+    local seen = end_of(knocks)
+    assert.same({ 0, 0 }, { seen.reset, seen.waiting }, json.encode(seen))
+  end)
+
+  it("happens by itself when an option changes that needs it", function()
+    local s = start 'listen = "tcp://127.0.0.1:0"'
+    local knocks = knock(500, s:port())
+    for _, count in ipairs { 5, 1, 3 } do
+      assert(s:rpc("set", { pool = "p", values = { listen_sockets = count } }))
+      assert.is_truthy(server.eventually(function() return listening(s:port()) == count end))
+    end
+    assert(s:rpc("set", { pool = "p", values = { listen_sockets = 1, ["socket.reuseport"] = false } }))
+    assert(s:rpc("set", { pool = "p", values = { listen_sockets = 2, ["socket.reuseport"] = true } }))
+    expect_no_loss(end_of(knocks))
+    assert.is_truthy(server.eventually(function() return listening(s:port()) == 2 end))
+  end)
+
   it("survives the death of every worker", function()
     local s = start 'listen = "tcp://127.0.0.1:0"'
     local port = free_port()

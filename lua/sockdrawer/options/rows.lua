@@ -9,6 +9,7 @@
 --   inherits  a pool's default is what the server has
 --   refused   of a table: why a key that is unknown is unknown on purpose, or nil
 --   fixed     why it cannot change in a running instance
+--   at_open   it is decided when an address is opened, so a change opens the addresses anew
 --   later     the stage that brings it: known by name, refused until then
 
 local YEAR = 365 * 86400
@@ -30,7 +31,6 @@ local function one_per_loop(context)
 end
 
 local FOR_GOOD = "it is decided when the instance starts"
-local WITH_ADDRESS = "it is decided when the address is opened"
 
 local function name_row(longest, help)
   local allowed = NAME_ALLOWED:format(longest)
@@ -122,8 +122,8 @@ local socket = {
   { "backlog", "count", 4096, min = 1, max = 65535, help = "connections ready for accept; somaxconn caps it" },
   { "defer_accept", "whole_seconds", max = 3600, unit = "s", help = "wait for the first bytes; 0: do not" },
   { "fastopen", "count", max = 65535, help = "connections with bytes in their first packet; 0: off" },
-  { "reuseport", "boolean", true, fixed = WITH_ADDRESS, help = "several listen sockets share one port" },
-  { "v6only", "boolean", fixed = WITH_ADDRESS, help = "an IPv6 socket takes no IPv4 peers" },
+  { "reuseport", "boolean", true, at_open = true, help = "several listen sockets share one port" },
+  { "v6only", "boolean", at_open = true, help = "an IPv6 socket takes no IPv4 peers" },
 }
 
 -- Names that people may look for, of options that the engine depends on: each with its reason.
@@ -148,7 +148,7 @@ local pool = {
   { "args", "plain", function() return {} end, fixed = "it belongs to the code: change the script and reload",
     help = "what the handler is given" },
   { "acceptors", "count", one_per_loop, max = 1024, help = "accept slots over the loops; 0: bound, not accepting" },
-  { "listen_sockets", "count", nil, min = 1, max = 1024, fixed = WITH_ADDRESS,
+  { "listen_sockets", "count", nil, min = 1, max = 1024, at_open = true,
     help = "per address; default: one per loop (1 for unix:, fd:, systemd:)" },
   { "binding", later = 2, help = "which loop gets a connection" },
   { "max_connections", "count", 10000, max = 1e9, off = true, help = "over all loops" },

@@ -210,10 +210,10 @@ function Changes:apply(plan)
   self.last_id = self.last_id + 1
   local id = self.last_id
   local ready, failure = self:_prepare(id, plan, plan.concerns_workers and self:_able() or {})
-  local effects, why
+  local effects, why, more
   if not failure then
-    effects, why = settings.prepare_effects(self.instance, plan.settings)
-    if not effects then failure = { text = why } end
+    effects, why, more = settings.prepare_effects(self.instance, plan.settings)
+    if not effects then failure = { text = why, data = more } end
   end
   if self.instance.state ~= "ready" then failure = failure or { text = "the instance is " .. self.instance.state } end
   if failure then

@@ -107,7 +107,7 @@ end
 ---@param snapshot table|nil the script that the pool comes from, if it is not the one in service
 ---@return true|nil, string|nil err, table|nil data
 function Listeners:open(pool, snapshot)
-  local addresses, context = pool.addresses or pool.spec.addresses or {}, self:context(pool)
+  local addresses, context = pool.options.listen or pool.spec.addresses or {}, self:context(pool)
   local groups, err = opening.open_all(pool, addresses, context)
   if not groups then return nil, err end
   local ok, wrong, data = self:introduce(pool, pool.options, groups, snapshot)

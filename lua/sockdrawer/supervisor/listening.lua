@@ -1,8 +1,10 @@
 --- relisten, suspend, resume: what can be done to the listen sockets of a pool in service.
 
 local core = require "sockdrawer.core"
+local difference = require "sockdrawer.supervisor.difference"
 local listeners = require "sockdrawer.supervisor.listeners"
 local pools = require "sockdrawer.supervisor.pools"
+local settings = require "sockdrawer.supervisor.settings"
 local types = require "sockdrawer.options.types"
 
 local listening = {}
@@ -36,36 +38,42 @@ local function check_addresses(given)
   return list
 end
 
--- Listen options that come with the addresses hold from here on, if the change does.
-local function socket_options(pool, params)
-  local socket = {}
-  for key, value in pairs(pool.options.socket or {}) do socket[key] = value end
-  for _, key in ipairs { "backlog", "v6only" } do
-    if params[key] ~= nil then socket[key] = params[key] end
-  end
-  return socket
+-- What decides how sockets are opened: a change of any of it opens them anew. The addresses are those that were asked
+-- for, or the same as they are bound.
+settings.effects.listen = {
+  keys = { "listen", "listen_sockets", "socket.reuseport", "socket.v6only" },
+  prepare = function(instance, pool, old, new, row)
+    if not pools.in_service(pool) then return false end
+    local others = row.also and row.also.listen or not difference.same(old, new) and new
+    return instance.listeners:prepare(pool, others or instance.listeners:texts(pool), row.options)
+  end,
+  commit = function(prepared)
+    if prepared then prepared.listeners:commit(prepared) end
+  end,
+  abort = function(prepared)
+    if prepared then prepared.listeners:abort(prepared) end
+  end,
+}
+
+local function assigned_by(params, addresses)
+  return {
+    listen = addresses and { value = addresses },
+    ["socket.backlog"] = params.backlog ~= nil and { value = params.backlog } or nil,
+    ["socket.v6only"] = params.v6only ~= nil and { value = params.v6only } or nil,
+  }
 end
 
-local function with_socket(pool, socket)
-  local options = {}
-  for key, value in pairs(pool.options) do options[key] = value end
-  options.socket = socket
-  return options
-end
-
-local function replace(instance, pool, addresses, params)
-  local options = with_socket(pool, socket_options(pool, params))
-  local prepared, err, data = instance.listeners:prepare(pool, addresses, options)
-  if not prepared then return nil, err, data end
-  local ok
-  ok, err = instance.listeners:commit(prepared)
-  if not ok then return nil, err end
-  pool.options = options
-  return true
+local function plan_of(instance, pool, assigned, addresses)
+  local draft = settings.draft(instance)
+  settings.assign(draft, pool, assigned)
+  local plan, err, data = settings.plan(instance, draft)
+  if not plan then return nil, err, data end
+  settings.row_of(plan, pool).also = { listen = addresses }
+  return plan
 end
 
 --- Opens the sockets of a pool anew, at other addresses or the same.
-function listening.relisten(instance, params)
+function listening.relisten(instance, params, who)
   local given
   if params.addresses then
     local wrong
@@ -75,9 +83,12 @@ function listening.relisten(instance, params)
   local started = core.now()
   return change(instance, "relisten", params, function(pool)
     local from = listeners.addresses(pool)
-    local ok, err, data = replace(instance, pool, given or instance.listeners:texts(pool), params)
+    local addresses = given or instance.listeners:texts(pool)
+    local plan, err, data = plan_of(instance, pool, assigned_by(params, given), addresses)
+    if not plan then return nil, err, data end
+    local ok
+    ok, err, data = instance.changes:apply { entries = {}, settings = plan, cause = "relisten", who = who }
     if not ok then return nil, err, data end
-    pool.addresses = given or pool.addresses
     return { pool = pool.name, from = from, to = listeners.addresses(pool), duration = core.now() - started }
   end)
 end

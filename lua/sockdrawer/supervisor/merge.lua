@@ -27,11 +27,11 @@ local function surviving(overlay, old, new)
   return kept
 end
 
--- What comes with the code has its own way into the instance.
-local WITH_CODE = { handler = true, args = true }
+-- What only `set` does not change: it comes with the code, or has a verb of its own.
+local BY_OTHER_WAYS = { handler = true, args = true, listen = true }
 
 local function is_fixed(kind, key)
-  return not WITH_CODE[key:match "^[^.]+"] and paths.fixed(rows[kind], key) ~= nil
+  return not BY_OTHER_WAYS[key:match "^[^.]+"] and paths.fixed(rows[kind], key) ~= nil
 end
 
 -- Keys that the script has changed and that cannot change in a running instance.
@@ -54,7 +54,6 @@ local function pinned(old, new, keys)
     paths.put(copy.options, key, plain.copy(paths.dig(old.options, key)))
     copy.given[key] = old.given[key]
   end
-  if keys.listen then copy.addresses = old.addresses end
   return copy
 end
 
@@ -67,7 +66,6 @@ end
 local function merge_pool(draft, pool, new, reset)
   local place, old = draft.pools[pool], pool.spec
   local keys = fixed_changes("pool", old, new)
-  if not difference.same(old.addresses, new.addresses) then keys.listen = true end
   place.overlay = reset and {} or surviving(place.overlay, old, new)
   place.spec = pinned(old, new, keys)
   return keys

@@ -4,6 +4,7 @@
 -- into service (`ports`); a unix socket is bound beside the live one and renamed over it then (`opening.publish`).
 
 local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
 
 local opening = {}
 
@@ -231,30 +232,34 @@ function opening.open_all(pool, addresses, context)
   return groups
 end
 
--- Only our own socket is replaced: what somebody else has put at the path meanwhile is left alone.
-local function publish_path(group, own)
-  local there = core.lstat(group.path)
-  local ours = not there
-  for _, other in ipairs(own) do
-    ours = ours or other.path == group.path and there.ino == other.ino and there.dev == other.dev
+local function is_ours(path, own)
+  local there = core.lstat(path)
+  if not there then return true end
+  for _, group in ipairs(own) do
+    if group.path == path and there.ino == group.ino and there.dev == group.dev then return true end
   end
-  if not ours then return nil, ("cannot listen on %s: it is no socket of ours any more"):format(group.bound) end
-  local ok, err = os.rename(group.aside, group.path)
-  if not ok then return nil, err end
-  group.aside = nil
+  return false
+end
+
+--- Only our own sockets are replaced: what somebody else has put at a path meanwhile is left alone.
+---@return true|nil, string|nil err
+function opening.may_publish(groups, own)
+  for _, group in ipairs(groups) do
+    if group.aside and not is_ours(group.path, own) then
+      return nil, ("cannot listen on %s: what is there now is not ours"):format(group.bound)
+    end
+  end
   return true
 end
 
 --- Gives unix sockets that were bound aside the path of the live ones.
----@return true|nil, string|nil err
-function opening.publish(groups, own)
+function opening.publish(groups)
   for _, group in ipairs(groups) do
-    if group.aside then
-      local ok, err = publish_path(group, own)
-      if not ok then return nil, err end
-    end
+    local ok, err = true, nil
+    if group.aside then ok, err = os.rename(group.aside, group.path) end
+    if not ok then log.error("listen", { pool = group.pool, msg = err }) end
+    group.aside = nil
   end
-  return true
 end
 
 --- The socket that only keeps a port is not needed any more.

@@ -37,6 +37,7 @@ function reload.complete(answer)
     if code.inline then code.script = answer.snapshot end
     answer.handlers[spec.name] = code
     if #(spec.addresses or {}) == 0 and code.default_listen then spec.addresses = { code.default_listen } end
+    spec.options.listen = spec.addresses
   end
 end
 

@@ -51,8 +51,9 @@ function Listeners:prepare(pool, addresses, options)
   local context = self:context(pool, { bind_only = pool.state == "refusing" })
   local groups, err = opening.open_all({ name = pool.name, options = options }, addresses, context)
   if not groups then return nil, err end
-  local change = { pool = pool, groups = groups, context = context }
-  local ok, wrong, data = self:introduce(pool, options, groups)
+  local change = { listeners = self, pool = pool, groups = groups, context = context }
+  local ok, wrong, data = opening.may_publish(groups, context.own)
+  if ok then ok, wrong, data = self:introduce(pool, options, groups) end
   if ok then return change end
   self:abort(change)
   return nil, wrong, data
@@ -65,14 +66,9 @@ end
 
 --- Puts the new sockets into service: first they are polled, then new connections go there and no more to the old
 --- ones, which close when their queues are empty. That is not waited for, unless the old ones are in the way.
----@return true|nil, string|nil err then nothing has changed
 function Listeners:commit(change)
   local pool, groups, old = change.pool, change.groups, change.pool.groups
-  local ok, err = opening.publish(groups, change.context.own)
-  if not ok then
-    self:abort(change)
-    return nil, err
-  end
+  opening.publish(groups)
   for _, group in ipairs(old) do
     opening.release(group)
     table.insert(pool.leaving, group)
@@ -83,7 +79,6 @@ function Listeners:commit(change)
   leaving.turn_away(self.ports, old)
   local closed = self:empty(pool, old)
   if are_in_the_way(old, groups) then closed:wait(IN_THE_WAY) end
-  return true
 end
 
 -- ---------------------------------------------------------------- the end

@@ -18,11 +18,12 @@ local settings = {}
 --- What follows a change, by the dotted key of an option or of a table of them. Either a function that is called when
 -- the change is done and cannot fail any more, `effect(instance, pool, old, new)`, or a table of three:
 --
---   prepare(instance, pool, old, new) → token | nil, err    tries it; an error refuses the whole change
---   commit(token)                                           it has been decided
---   abort(token)                                            it has not: all must be as it was
+--   prepare(instance, pool, old, new, row) → token | nil, err, data   tries it; an error refuses the whole change
+--   commit(token)                                                     it has been decided
+--   abort(token)                                                      it has not: all must be as it was
 --
--- `old` and `new` are the values at that key. Effects of the server get no pool.
+-- `old` and `new` are the values at that key, `row` is the pool's in the plan. Effects of the server get no pool. With
+-- `keys` beside these functions, a change of any of them has the effect. One that `row.also` names is due in any case.
 settings.effects, settings.server_effects = {}, {}
 
 --- What the script said when it was applied last, as the loader answers it.
@@ -122,32 +123,40 @@ end
 
 -- ---------------------------------------------------------------- effects
 
-local function add_due(list, effects, pool, old, new)
+local function is_due(key, effect, old, new, row)
+  for _, each in ipairs(type(effect) == "table" and effect.keys or { key }) do
+    if not difference.same(paths.dig(old, each), paths.dig(new, each)) then return true end
+  end
+  return row ~= nil and row.also ~= nil and row.also[key] ~= nil
+end
+
+local function add_due(list, effects, old, new, row)
   local keys = {}
   for key in pairs(effects) do table.insert(keys, key) end
   table.sort(keys)
   for _, key in ipairs(keys) do
-    local before, after = paths.dig(old, key), paths.dig(new, key)
-    if not difference.same(before, after) then
-      table.insert(list, { effect = effects[key], pool = pool, old = before, new = after })
+    if is_due(key, effects[key], old, new, row) then
+      table.insert(list, {
+        effect = effects[key], pool = row and row.pool, row = row, old = paths.dig(old, key), new = paths.dig(new, key),
+      })
     end
   end
 end
 
 --- Tries what a plan entails in the supervisor itself; answers what to commit or to abort then.
----@return table[]|nil due, string|nil err
+---@return table[]|nil due, string|nil err, table|nil data
 function settings.prepare_effects(instance, plan)
   local due = {}
   if not plan then return due end
-  add_due(due, settings.server_effects, nil, instance.spec.server, plan.server)
-  for _, row in ipairs(plan.rows) do add_due(due, settings.effects, row.pool, row.pool.options, row.options) end
+  add_due(due, settings.server_effects, instance.spec.server, plan.server)
+  for _, row in ipairs(plan.rows) do add_due(due, settings.effects, row.pool.options, row.options, row) end
   for i, item in ipairs(due) do
     if type(item.effect) == "table" then
-      local err
-      item.token, err = item.effect.prepare(instance, item.pool, item.old, item.new)
+      local err, data
+      item.token, err, data = item.effect.prepare(instance, item.pool, item.old, item.new, item.row)
       if item.token == nil then
         settings.abort_effects { unpack(due, 1, i - 1) }
-        return nil, err
+        return nil, err, data
       end
     end
   end
