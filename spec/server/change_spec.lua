@@ -354,7 +354,7 @@ describe("a reload", function()
   end)
 
   it("says what it cannot apply, again and again", function()
-    local s = start()
+    local s = start { args = {} }
     s:write("main.lua", (SCRIPT:gsub("idle = false }", "idle = 5 }"):gsub("load_timeout = 1", "%0, loops = 7")))
     for _ = 1, 2 do assert.same({ "server.loops" }, s:rpc("reload").ignored) end
     assert.same({ ["timeouts.idle"] = 5 }, s:rpc("get", { pool = "p", key = "timeouts.idle" }))
