@@ -163,6 +163,25 @@ function Supervisor:start_child(spec)
   return nil, err
 end
 
+--- Takes over a child that has been started elsewhere and runs.
+---@param spec sockdrawer.Child
+---@param handle any
+function Supervisor:adopt_child(spec, handle)
+  local child = self:_add(spec)
+  child.state, child.handle, child.started = "running", handle, self.clock.now()
+  self.on_event("started", child.id, handle)
+end
+
+--- Takes a child off the list without touching it: from here on its end is nobody's death.
+---@return integer restarts it has had
+function Supervisor:release_child(id)
+  local child = self:_find(id)
+  if not child then return 0 end
+  if child.timer then child.timer:cancel() end
+  self:_remove(child)
+  return child.restarts
+end
+
 --- Stops one child for good and takes it off the list. Its neighbours are not touched.
 ---@return true|nil, string|nil err
 function Supervisor:stop_child(id, done)

@@ -72,6 +72,7 @@ types.deadline = {
   end,
 }
 types.count = { allowed = "a whole number from 1", check = between(1, 2 ^ 53, true), parse = tonumber }
+types.amount = { allowed = "a whole number from 0", check = between(0, 2 ^ 53, true), parse = tonumber }
 types.rate = {
   allowed = "a number above 0",
   check = function(value) return type(value) == "number" and value > 0 and value <= 1e6, value end,
@@ -138,6 +139,8 @@ local POOL = parameter("pool", "text", "the pool")
 local ANY_POOL = parameter("pool", "text", "one pool only", OPTIONAL)
 local POOLS = parameter("pool", "pools", "the pool; several, a,b, change together or not at all")
 local DEADLINE = parameter("deadline", "deadline", "cut what is left after so many seconds (infinity: never)")
+local RETIRE = parameter("deadline", "deadline",
+  "who leaves service has its connections end, and cuts them after so many seconds; without it they stay")
 local WAIT = parameter("wait", "seconds", "queue so long behind another change instead of answering busy")
 local GENERATION = parameter("generation", "count", "only those of this generation")
 local LOOP = parameter("loop", "count", "only those of this loop")
@@ -205,6 +208,17 @@ verbs.rows = {
   { name = "replace", help = "change options of a pool; the others go back to their defaults",
     args = { parameter("pool", "text", "the pool", { leads = true }), ASSIGN },
     options = { VALUES, WAIT }, changes = true, patient = true, show = "changed", objects = { "changed" } },
+  { name = "scale", help = "more or fewer workers, or accept slots of a pool",
+    args = {
+      parameter("pool", "text", "the pool; none: the instance", { optional = true, leads = true }),
+      parameter("assign", "texts", "loops=N, or acceptors=N of a pool", { many = true, optional = true }),
+    },
+    options = {
+      parameter("loops", "count", "the same as loops=N"),
+      parameter("acceptors", "amount", "the same as acceptors=N"), RETIRE, WAIT,
+    }, changes = true, patient = true, show = "line" },
+  { name = "roll", help = "replace all workers, one by one; connections stay with the old ones until they end",
+    options = { RETIRE, WAIT }, changes = true, patient = true, show = "line", supervised = true },
   { name = "drain", help = "stop a pool: no new connections, the open ones are asked to end", args = { POOL },
     options = { DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
   { name = "purge", help = "end the connections of older generations: they are told, then cut", args = { POOL },
@@ -237,9 +251,6 @@ verbs.rows = {
     changes = true, patient = true, show = "line" },
 
   { name = "promote", stage = 2, usage = "POOL", help = "give a canary all new connections" },
-  { name = "scale", stage = 2, usage = "[POOL] acceptors=N|size=N|loops=N", help = "more or fewer of something",
-    supervised = true },
-  { name = "roll", stage = 2, help = "replace all workers, one by one", supervised = true },
   { name = "upgrade", stage = 2, usage = "[PROGRAM]", help = "go on under a new program", supervised = true },
   { name = "conn", stage = 3, usage = "CONN", help = "everything about one connection" },
   { name = "post", stage = 3, usage = "CONN TEXT", help = "send a message to a connection's task" },
@@ -341,6 +352,28 @@ local function needs_assignment(params)
 end
 together.set, together.replace = needs_assignment, needs_assignment
 
+-- The words of a command line become the parameters they are about.
+local function read_scales(params)
+  for _, text in ipairs(params.assign or {}) do
+    local key, number = text:match "^(%a+)=(%d+)$"
+    if key == "size" then return "size is " .. later.text(7) end
+    if key ~= "loops" and key ~= "acceptors" then
+      return ('"%s" is no loops=N or acceptors=N'):format(text:sub(1, 60))
+    end
+    params[key] = tonumber(number)
+  end
+  params.assign = nil
+end
+
+function together.scale(params)
+  local wrong = read_scales(params)
+  if wrong then return wrong end
+  if (params.loops ~= nil) == (params.acceptors ~= nil) then return "one of loops=N and acceptors=N must be given" end
+  if params.loops and params.pool then return "loops are of the instance: name no pool" end
+  if params.loops == 0 then return "loops must be a whole number from 1, not 0" end
+  if params.acceptors and not params.pool then return "acceptors are of a pool: name it" end
+end
+
 local function check_parameters(row, params)
   local result = {}
   for _, item in each_parameter(row) do
@@ -388,7 +421,7 @@ end
 function verbs.from_words(row, words)
   local params = {}
   local first = row.args[1]
-  if first and first.leads and not words.assign[1]:find("=", 1, true) then
+  if first and first.leads and words.assign[1] and not words.assign[1]:find("=", 1, true) then
     words[first.name] = table.remove(words.assign, 1)
   end
   for _, item in each_parameter(row) do
@@ -413,7 +446,8 @@ function verbs.pool_names(text)
 end
 
 local PLACEHOLDER = {
-  text = "TEXT", seconds = "S", deadline = "S", count = "N", rate = "N", age = "N|old", condition = '"OP N"',
+  text = "TEXT", seconds = "S", deadline = "S", count = "N", amount = "N", rate = "N", age = "N|old",
+  condition = '"OP N"',
   network = "CIDR", pools = "POOL",
 }
 local OF_NAME = { pool = "POOL", conn = "CONN", module = "MODULE", key = "KEY", level = "LEVEL", ids = "CONN",

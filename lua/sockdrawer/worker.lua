@@ -21,6 +21,7 @@ local worker = {}
 local CHANNEL, SCOREBOARD, BELL = 3, 4, 5
 
 local DRAIN_DEADLINE, SPARE_SECONDS = 20, 10
+local LOOK = 0.02
 
 ---@class sockdrawer.Worker
 local Worker = {}
@@ -272,7 +273,22 @@ function operations.exit(self)
   end
   return true
 end
-operations.retire = operations.exit
+
+-- Nobody is told, and nobody new comes; it is over when the last connection has ended.
+function operations.retire(self)
+  local function open()
+    for _, pool in pairs(self.serving.pools) do
+      if pool.core:count() > 0 then return true end
+    end
+  end
+  while open() do core.park(LOOK) end
+  return true
+end
+
+function operations.loops(_, params)
+  runtime.loops = params.loops
+  return true
+end
 
 local function stop_accepting(pool)
   local ids = {}

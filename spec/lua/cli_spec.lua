@@ -140,7 +140,7 @@ describe("help", function()
     for _, part in ipairs { "Usage: sockdrawer conns [POOL]", "--idle-over S", "--json", "open connections" } do
       assert.truthy(text:find(part, 1, true), part)
     end
-    assert.matches("not available yet", parse("roll", "-h").text)
+    assert.matches("not available yet", parse("trace", "-h").text)
   end)
 
   it("after -- belongs to the script", function()

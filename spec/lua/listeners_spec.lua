@@ -44,8 +44,8 @@ describe("listen sockets and the loops that poll them", function()
   end
 
   local function setup(loops, options, address)
-    instance = { folder = "/srv", loops = loops, workers = { by_loop = {} }, pools = { list = {} } }
-    for loop = 1, loops do instance.workers.by_loop[loop] = worker(loop) end
+    instance = { folder = "/srv", loops = loops, workers = { by_loop = {}, order = {} }, pools = { list = {} } }
+    for loop = 1, loops do instance.workers.by_loop[loop], instance.workers.order[loop] = worker(loop), loop end
     pool = {
       name = "p", state = "accepting", options = options or {}, groups = {}, leaving = {},
       spec = { addresses = { address or "tcp://127.0.0.1:0" } },

@@ -103,7 +103,7 @@ describe("a control request", function()
   end)
 
   it("for what a later stage brings is refused, without a supervisor for another reason", function()
-    local code, message = code_of(request "roll")
+    local code, message = code_of(request "trace")
     assert.equal(-32003, code)
     assert.matches("not available yet", message)
     local alone = { supervised = false, call = function() return true end }

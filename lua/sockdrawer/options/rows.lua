@@ -65,7 +65,7 @@ local restart = {
 
 local server = {
   name_row(64, "the instance's name; default: the script's base name"),
-  { "loops", "count", cpus, max = 1024, fixed = FOR_GOOD,
+  { "loops", "count", cpus, max = 1024,
     help = "worker processes; default: one per usable CPU; 0: serve in this one" },
   { "control", "table", rows = control, shorthand = "path", optional = true, fixed = FOR_GOOD,
     help = "where and how it is operated" },

@@ -145,8 +145,10 @@ local function accepting_loops(self, pool, group)
   return loops
 end
 
-local function serving(self, loop)
-  local worker = self.instance.workers.by_loop[loop]
+-- Homes are places among the loops in service, counted from 1; the loops have numbers of their own.
+local function serving(self, home)
+  local workers = self.instance.workers
+  local worker = workers.by_loop[workers.order[home]]
   return worker and worker.state == "running" and worker or nil
 end
 
@@ -163,8 +165,8 @@ local function assign(self, group, homes)
   for i in ipairs(group.members) do wanted[i] = {} end
   if homes == 0 or #group.members == 0 then return wanted, alive end
   for k = 0, math.max(#group.members, homes) - 1 do
-    local index, loop = k % #group.members + 1, k % homes + 1
-    local worker = serving(self, loop)
+    local index, home = k % #group.members + 1, k % homes + 1
+    local worker = serving(self, home)
     if worker then wanted[index][worker], alive[index] = true, true end
   end
   return wanted, alive
@@ -232,6 +234,10 @@ function Listeners:ensure_poller(group, member, calls)
   if worker then attach(self, group, member, worker, calls) end
 end
 
+local function lets_go(worker)
+  return worker.state == "running" or worker.retired and worker.state == "draining"
+end
+
 -- A stuck worker keeps what it polls: it will go on with it, and could not answer now anyway.
 local function settle(self, group, wanted, calls)
   for index, member in ipairs(group.members) do
@@ -239,7 +245,7 @@ local function settle(self, group, wanted, calls)
       if not member.pollers[worker] then attach(self, group, member, worker, calls) end
     end
     for worker in pairs(member.pollers) do
-      if not wanted[index][worker] and worker.state == "running" then
+      if not wanted[index][worker] and lets_go(worker) then
         detach(group, member, worker, calls, false)
       end
     end
@@ -248,11 +254,11 @@ end
 
 function Listeners:_note_down()
   local soon = false
-  for loop = 1, self.instance.loops do
-    if serving(self, loop) then
-      self.down_since[loop] = nil
-    elseif not self.down_since[loop] then
-      self.down_since[loop], soon = core.now(), true
+  for home = 1, self.instance.loops do
+    if serving(self, home) then
+      self.down_since[home] = nil
+    elseif not self.down_since[home] then
+      self.down_since[home], soon = core.now(), true
     end
   end
   if soon then sync.after(LEND_AFTER + 0.005, function() self:rebalance() end) end

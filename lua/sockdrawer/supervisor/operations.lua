@@ -9,6 +9,7 @@ local log = require "sockdrawer.log"
 local moving = require "sockdrawer.supervisor.moving"
 local reload = require "sockdrawer.supervisor.reload"
 local report = require "sockdrawer.supervisor.report"
+local scaling = require "sockdrawer.supervisor.scaling"
 local set = require "sockdrawer.supervisor.set"
 local swap = require "sockdrawer.supervisor.swap"
 
@@ -16,7 +17,7 @@ local operations = {
   status = report.status, tree = report.tree, info = report.info, get = report.get,
   conns = connections.conns, gens = connections.gens, close = connections.close,
   move = moving.move,
-  purge = ending.purge, wait = ending.wait,
+  purge = ending.purge, wait = ending.wait, scale = scaling.scale, roll = scaling.roll,
   swap = swap.swap, rollback = swap.rollback, reload = reload.reload, diff = diff.diff,
   relisten = listening.relisten, suspend = listening.suspend, resume = listening.resume,
   set = set.set, replace = set.replace, log = set.log,

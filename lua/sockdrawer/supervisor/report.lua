@@ -32,10 +32,13 @@ local function loop_row(instance, loop, restarts)
   }
 end
 
---- The loops as `status` lists them.
+--- The loops as `status` lists them: those in service, then those that only stay until their connections end.
 function report.loops(instance)
   local rows, counts = list(), restarts_by_loop(instance)
-  for loop = 1, instance.loops do rows[loop] = loop_row(instance, loop, counts[loop] or 0) end
+  for i, loop in ipairs(instance.workers.order) do rows[i] = loop_row(instance, loop, counts[loop] or 0) end
+  for _, worker in ipairs(instance.workers:retired()) do
+    table.insert(rows, loop_row(instance, worker.loop, worker.restarts or 0))
+  end
   return rows
 end
 

@@ -60,7 +60,8 @@ end
 
 function Watch:_free_again(worker)
   log.warn("unstuck", { loop = worker.loop, pid = worker.pid })
-  self.instance.workers:set_state(worker, "running")
+  self.instance.workers:set_state(worker, worker.retired and "draining" or "running")
+  if worker.retired then return self.instance.listeners:rebalance() end
   core.spawn(function()
     if self.instance.workers:catch_up(worker) then self.instance.listeners:rebalance() end
   end):detach()

@@ -15,13 +15,16 @@ local FIRST_DELAY, MOST_DELAY, SHORT_LIFE = 0.010, 10, 2
 local STOP_SECONDS = 2
 
 ---@class sockdrawer.Workers
+---@field order integer[] the loops in service: their places are what listen sockets go by, whatever their numbers
 ---@field by_loop table<integer, table>
 local Workers = {}
 Workers.__index = Workers
 
+for name, method in pairs(require "sockdrawer.supervisor.fleet") do Workers[name] = method end
+
 -- Whether any of them is still on its first lives; a boot is over when all are running.
 function Workers:_settle_start()
-  for loop = 1, self.count do
+  for _, loop in ipairs(self.order) do
     local worker = self.by_loop[loop]
     if not worker or worker.state ~= "running" then return end
   end
@@ -32,7 +35,8 @@ end
 ---@return sockdrawer.Workers
 function workers.new(instance)
   local self = setmetatable({
-    instance = instance, by_loop = {}, by_slot = {}, incarnation = 0, count = 0, started = sync.promise(),
+    instance = instance, order = {}, by_loop = {}, by_slot = {}, incarnation = 0, last_loop = 0,
+    started = sync.promise(),
   }, Workers)
   local restart = instance.spec.server.restart
   self.engine = supervision.new {
@@ -96,7 +100,9 @@ function Workers:_spawn(loop)
   local slot, err = self:_free_slot()
   if not slot then return nil, err end
   self.incarnation = self.incarnation + 1
-  local worker = { loop = loop, slot = slot, incarnation = self.incarnation, state = "starting", has = {} }
+  local worker = {
+    loop = loop, slot = slot, incarnation = self.incarnation, state = "starting", has = {}, ran = sync.promise(),
+  }
   worker.child, err = instance:spawn_worker {
     role = "worker", title = ("sockdrawer: worker %d %s"):format(loop, instance.name),
     base = { loop = loop }, handlers = handlers_of(self, worker), slot = slot, user = instance.user,
@@ -166,6 +172,7 @@ function Workers:_running(worker)
   self:set_state(worker, "running")
   self:_join_mesh(worker)
   log.info("worker_running", { loop = worker.loop, pid = worker.pid })
+  worker.ran:resolve(true)
   self.instance.listeners:rebalance()
   self:_settle_start()
 end
@@ -252,13 +259,15 @@ function Workers:_gone(worker, status)
   instance.listeners:worker_gone(worker)
   local reason = worker.error or process.describe(status)
   if not worker.leaving then log_death(worker, before, reason, lost) end
+  worker.ran:resolve(nil, reason)
   self.engine:exited(worker.loop, reason)
 end
 
 -- ---------------------------------------------------------------- the group
 
--- The end of the channel is what a worker that has said yes waits for. In our own process nobody does.
-local function leave(worker)
+--- Has a worker end. The end of the channel is what one that has said yes waits for; in our own process nobody does.
+function Workers.leave(_, worker)
+  worker.leaving = true
   worker.peer:call("exit", {}, { timeout = STOP_SECONDS })
   if worker.child.embedded then worker.child:kill() end
   worker.peer:close()
@@ -268,10 +277,7 @@ function Workers:_child(loop)
   return {
     id = loop, module = "sockdrawer.worker", shutdown = STOP_SECONDS,
     start = function() return self:_spawn(loop) end,
-    stop = function(worker)
-      worker.leaving = true
-      core.spawn(function() leave(worker) end):detach()
-    end,
+    stop = function(worker) core.spawn(function() self:leave(worker) end):detach() end,
     kill = function(worker)
       worker.leaving = true
       worker.child:kill()
@@ -283,7 +289,8 @@ end
 ---@param count integer
 ---@return true|nil, string|nil err
 function Workers:start(count)
-  self.count = count
+  for loop = 1, count do self.order[loop] = loop end
+  self.last_loop = count
   self.engine:start()
   for loop = 1, count do
     local worker, err = self.engine:start_child(self:_child(loop))
@@ -303,7 +310,8 @@ function Workers:stop(brutal)
     end
   end
   self.engine:stop(function() done:resolve(true) end)
-  done:wait(STOP_SECONDS * (self.count + 1))
+  self:dismiss_retired(STOP_SECONDS)
+  done:wait(STOP_SECONDS * (#self.order + 1))
 end
 
 --- Those in one of the given states, by loop number.

@@ -178,6 +178,32 @@ function control.set(params) end
 ---@return table? data
 function control.replace(params) end
 
+---@class sockdrawer.Control.scale
+---@field pool? string the pool; none: the instance
+---@field assign? string|string[] loops=N, or acceptors=N of a pool
+---@field loops? integer the same as loops=N
+---@field acceptors? nil the same as acceptors=N
+---@field deadline? number|false|"infinity" who leaves service has its connections end, and cuts them after so many seconds; without it they stay
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- More or fewer workers, or accept slots of a pool.
+---@param params? sockdrawer.Control.scale
+---@return table? result
+---@return string? err
+---@return table? data
+function control.scale(params) end
+
+---@class sockdrawer.Control.roll
+---@field deadline? number|false|"infinity" who leaves service has its connections end, and cuts them after so many seconds; without it they stay
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Replace all workers, one by one; connections stay with the old ones until they end.
+---@param params? sockdrawer.Control.roll
+---@return table? result
+---@return string? err
+---@return table? data
+function control.roll(params) end
+
 ---@class sockdrawer.Control.drain
 ---@field pool string the pool
 ---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
