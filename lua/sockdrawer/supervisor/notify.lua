@@ -15,6 +15,7 @@ local notify = {}
 
 local AF_UNIX, SOCK_DGRAM, SOCK_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL = 1, 2, 0x80000, 0x40, 0x4000
 local HEADER = 2 -- bytes before the path
+local READER_SECONDS = 1
 
 ---@class sockdrawer.Notify
 local Notify = {}
@@ -66,14 +67,20 @@ function Notify:reloading()
   self:say("RELOADING=1\nMONOTONIC_USEC=" .. ("%.0f"):format(core.now() * 1e6))
 end
 
+-- By a thread of their own: a reader that has stopped reading must not stop us.
+local function print_lines(lines)
+  local out = core.log_writer(1, #table.concat(lines, "\n") + 1)
+  for _, line in ipairs(lines) do out:write(line) end
+  out:close(READER_SECONDS)
+end
+
 --- The lines on stdout that scripts wait for.
 ---@param addresses { pool: string, address: string }[]
 function Notify:ready(addresses)
-  for _, row in ipairs(addresses) do
-    io.stdout:write(("listening pool=%s addr=%s\n"):format(row.pool, row.address))
-  end
-  io.stdout:write "ready\n"
-  io.stdout:flush()
+  local lines = {}
+  for i, row in ipairs(addresses) do lines[i] = ("listening pool=%s addr=%s"):format(row.pool, row.address) end
+  table.insert(lines, "ready")
+  print_lines(lines)
   if self.ready_fd then
     ffi.C.write(self.ready_fd, "READY=1\n", 8)
     if self.ready_fd > 2 then ffi.C.close(self.ready_fd) end
