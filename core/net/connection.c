@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -45,6 +46,29 @@ int sd_end_named(const char *name) {
   for (int i = SD_END_NONE + 1; i < SD_END_REASONS; i++)
     if (strcmp(end_names[i], name) == 0) return i;
   return -1;
+}
+
+typedef struct kept_limits {
+  struct kept_limits *next;
+  sd_conn_limits limits;
+} kept_limits;
+
+static bool same_limits(const sd_conn_limits *a, const sd_conn_limits *b) {
+  return a->line == b->line && a->frame == b->frame && a->read_buffer == b->read_buffer &&
+         a->write_high == b->write_high && a->write_low == b->write_low && a->write_max == b->write_max &&
+         a->idle == b->idle && a->write == b->write && a->lifetime == b->lifetime;
+}
+
+const sd_conn_limits *sd_conn_limits_keep(const sd_conn_limits *limits) {
+  static kept_limits *all;
+  kept_limits *kept = all;
+  while (kept != NULL && !same_limits(&kept->limits, limits)) kept = kept->next;
+  if (kept != NULL) return &kept->limits;
+  kept = malloc(sizeof *kept);
+  if (kept == NULL) return NULL;
+  *kept = (kept_limits){ .next = all, .limits = *limits };
+  all = kept;
+  return &kept->limits;
 }
 
 static const bool may_follow[4][4] = {

@@ -48,6 +48,11 @@ typedef struct sd_conn_limits {
   uint32_t idle, write, lifetime;
 } sd_conn_limits;
 
+/* One for all with the same numbers; never freed, since each set that was ever
+ * given is a few dozen bytes and nobody has to count who still goes by it. NULL:
+ * out of memory. */
+const sd_conn_limits *sd_conn_limits_keep(const sd_conn_limits *limits);
+
 typedef struct sd_conn sd_conn;
 
 typedef struct {

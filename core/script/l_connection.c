@@ -379,6 +379,17 @@ static void retime(l_conn *c) {
   sd_l_write_retime(c);
 }
 
+void sd_l_conn_take_limits(l_conn *c, const sd_conn_limits *limits) {
+  const sd_conn_limits *old = c->conn.limits;
+  uint64_t life = old->lifetime ? c->conn.opened + old->lifetime : 0;
+  c->conn.limits = c->task.limits = limits;
+  if (c->conn.state != SD_CONN_OPEN) return;
+  if (c->conn.idle == old->idle) set_idle(c, limits->idle);
+  if (c->conn.write == old->write) set_write(c, limits->write);
+  if (c->conn.life_deadline == life) set_lifetime(c, limits->lifetime);
+  retime(c);
+}
+
 /* timeouts{ idle=, write=, lifetime= }: seconds, false is off; from now on. */
 static int l_timeouts(lua_State *L) {
   static const struct {
@@ -422,6 +433,13 @@ static int l_setopt(lua_State *L) {
   luaL_checktype(L, 2, LUA_TTABLE);
   if (c->conn.state == SD_CONN_CLOSED) return sd_push_failure(L, SD_ECLOSED);
   return sd_l_setopt(L, c->conn.source.fd, 2);
+}
+
+/* _resetopt(name): back to what a new socket has. */
+static int l_resetopt(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  if (c->conn.state == SD_CONN_CLOSED) return sd_push_failure(L, SD_ECLOSED);
+  return sd_l_resetopt(L, c->conn.source.fd, 2);
 }
 
 static int l_getopt(lua_State *L) {
@@ -517,6 +535,7 @@ static const luaL_Reg methods[] = {
   { "deadline", l_deadline },
   { "setopt", l_setopt },
   { "getopt", l_getopt },
+  { "_resetopt", l_resetopt },
   { "age", l_age },
   { "stats", l_stats },
   { "_extra", l_extra },

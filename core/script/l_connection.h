@@ -14,6 +14,10 @@ typedef struct l_conn l_conn;
 typedef struct l_pool l_pool;
 typedef struct l_generation l_generation;
 
+/* What caps a read: a number of its own, or one of the connection's limits, which
+ * may change while it waits. */
+typedef enum { CAP_OWN, CAP_LINE, CAP_FRAME, CAP_BUFFER } read_cap;
+
 typedef enum { READ_SOME, READ_ALL, READ_FRAME, READ_PEEK, READ_LENT } read_kind;
 
 /* A read under way, or the standing order of an iterator. */
@@ -24,6 +28,7 @@ typedef struct {
   int64_t timeout; /* milliseconds; 0 off; -1: the connection's idle timeout */
   struct l_lent *lent;
   uint8_t kind;
+  uint8_t cap;    /* where max comes from */
   bool interrupt; /* draining may end it while nothing has arrived */
   bool follow;    /* newer code may end it there, and who wants to move it */
   bool driven;    /* the driver of callbacks waits: whatever is buffered goes along */
@@ -76,6 +81,10 @@ void sd_l_conn_run_on_close(l_conn *c, sd_end why);
 /* Closes at once, for this reason; the handler gets one more turn, then ends. */
 void sd_l_conn_cut(l_conn *c, sd_end why, bool reset);
 
+/* Other limits for an open connection; but what its handler has chosen for itself
+ * stays. Waits under way go by them. */
+void sd_l_conn_take_limits(l_conn *c, const sd_conn_limits *limits);
+
 void sd_l_conn_push_id(lua_State *L, const l_conn *c);
 
 /* Pushes the peer in text: "ip:port", a unix path or "". */
@@ -88,7 +97,7 @@ void sd_l_read_on_readable(sd_conn *conn);
 void sd_l_read_on_deadline(sd_conn *conn);
 void sd_l_read_fail(l_conn *c, int err);
 bool sd_l_read_interrupt(l_conn *c);
-void sd_l_read_retime(l_conn *c);  /* timeouts or the deadline have changed */
+void sd_l_read_retime(l_conn *c);  /* timeouts, limits or the deadline have changed */
 bool sd_l_read_outdate(l_conn *c); /* newer code is live, or it is wanted: ends a wait that follows */
 
 /* ---- l_write.c ---- */
@@ -131,6 +140,5 @@ void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which);    /* pool
 l_generation *sd_l_pool_generation(const l_pool *pool, uint64_t number); /* or NULL */
 void sd_l_pool_conn_change(l_conn *c, l_generation *to);
 uint64_t sd_l_pool_newer(const l_conn *c); /* the live generation if it is newer, else 0 */
-const sd_conn_limits *sd_l_pool_limits(const l_pool *pool);
 
 #endif

@@ -13,7 +13,7 @@
 enum { BEAT = 500 };
 
 static l_pool *pools;
-static l_pool *retired; /* kept for the next: a detached task may look at its limits */
+static l_pool *retired; /* kept for the next: a connection that is over may be asked for its pool */
 static sd_source bell;
 static sd_timer beat;
 static uint64_t beat_due;
@@ -171,7 +171,7 @@ void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c) {
   c->generation = g;
   c->task.pool = pool->index;
   c->task.generation = g->number;
-  c->task.limits = &pool->limits;
+  c->task.limits = pool->limits;
   c->task.conn = c;
   g->connections++;
   link_connection(pool, c);
@@ -180,7 +180,7 @@ void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c) {
 int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer) {
   lua_State *L = sd_the_vm.L;
   int err;
-  l_conn *c = sd_l_conn_new(L, fd, &pool->limits, peer, &err);
+  l_conn *c = sd_l_conn_new(L, fd, pool->limits, peer, &err);
   if (c == NULL) return err;
   set_own_sockopts(pool, fd, peer);
   sd_l_pool_join(pool, g, c);
@@ -279,9 +279,17 @@ static void take_socket(lua_State *L, int index, l_pool *pool) {
   }
 }
 
+/* `from` with what the table says. Out of memory it is as it was. */
+static const sd_conn_limits *changed_limits(lua_State *L, int index, const sd_conn_limits *from) {
+  sd_conn_limits wanted = *from;
+  take_limits(L, index, &wanted);
+  const sd_conn_limits *kept = sd_conn_limits_keep(&wanted);
+  return kept != NULL ? kept : from;
+}
+
 static void take_config(lua_State *L, int index, l_pool *pool) {
   take_socket(L, index, pool);
-  take_limits(L, index, &pool->limits);
+  pool->limits = changed_limits(L, index, pool->limits);
   sd_l_admission_configure(L, index, &pool->admission);
   lua_getfield(L, index, "revision");
   if (lua_isnumber(L, -1)) pool->revision = (uint64_t)lua_tonumber(L, -1);
@@ -290,6 +298,15 @@ static void take_config(lua_State *L, int index, l_pool *pool) {
   if (lua_isstring(L, -1)) pool->close_when_full = strcmp(lua_tostring(L, -1), "close") == 0;
   lua_pop(L, 1);
 }
+
+static const sd_conn_limits usual_limits = { .line = 8192,
+  .frame = 1 << 20,
+  .read_buffer = 65536,
+  .write_high = 65536,
+  .write_low = 16384,
+  .write_max = 1 << 20,
+  .idle = 60000,
+  .write = 30000 };
 
 static l_pool *new_pool(void) {
   l_pool *pool = retired;
@@ -315,14 +332,7 @@ static int l_pool_new(lua_State *L) {
   pool->index = index;
   pool->loop = loop;
   pool->on_drained = pool->on_event = pool->on_ended = LUA_NOREF;
-  pool->limits = (sd_conn_limits){ .line = 8192,
-    .frame = 1 << 20,
-    .read_buffer = 65536,
-    .write_high = 65536,
-    .write_low = 16384,
-    .write_max = 1 << 20,
-    .idle = 60000,
-    .write = 30000 };
+  pool->limits = &usual_limits;
   take_config(L, 1, pool);
   pool->next = pools;
   pools = pool;
@@ -335,6 +345,15 @@ static int l_pool_new(lua_State *L) {
 static int l_configure(lua_State *L) {
   luaL_checktype(L, 2, LUA_TTABLE);
   take_config(L, 2, sd_l_pool_check(L));
+  return 0;
+}
+
+/* live{ limits=, timeouts= }: for the connections that are open. */
+static int l_live(lua_State *L) {
+  l_pool *pool = sd_l_pool_check(L);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  for (l_conn *c = pool->connections; c != NULL; c = c->next)
+    sd_l_conn_take_limits(c, changed_limits(L, 2, c->conn.limits));
   return 0;
 }
 
@@ -504,6 +523,7 @@ void sd_l_pool_register(lua_State *L) {
     { "counts", l_counts },
     { "count", l_count },
     { "configure", l_configure },
+    { "live", l_live },
     { "on_drained", l_on_drained },
     { "on_event", l_on_event },
     { "on_ended", l_on_ended },

@@ -43,7 +43,7 @@ struct l_pool {
   bool paused, close_when_full;
   l_pool_sockopts own_tcp, own_unix; /* what connections do not inherit from listen sockets */
   char name[SD_SCOREBOARD_NAME_MAX];
-  sd_conn_limits limits;
+  const sd_conn_limits *limits; /* of new connections */
   l_admission admission;
   l_generation *generations, *current;
   l_listener *listeners;

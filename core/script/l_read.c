@@ -309,7 +309,15 @@ void sd_l_read_on_deadline(sd_conn *conn) {
   answer(c, n);
 }
 
+static void cap_now(l_conn *c) {
+  const sd_conn_limits *limits = c->conn.limits;
+  if (c->op.cap == CAP_LINE) c->op.max = limits->line;
+  if (c->op.cap == CAP_FRAME) c->op.max = limits->frame;
+  if (c->op.cap == CAP_BUFFER) c->op.max = limits->read_buffer;
+}
+
 void sd_l_read_retime(l_conn *c) {
+  cap_now(c);
   if (c->reader != NULL && !set_deadline(c)) sd_conn_set_read_deadline(&c->conn, sd_loop_now(c->conn.loop));
 }
 
@@ -343,18 +351,20 @@ bool sd_l_read_interrupt(l_conn *c) {
 /* ---- orders from Lua ---- */
 
 static read_op some(const l_conn *c) {
-  return (read_op){ .kind = READ_SOME, .max = c->conn.limits->read_buffer, .timeout = -1, .interrupt = true };
+  return (read_op){
+    .kind = READ_SOME, .cap = CAP_BUFFER, .max = c->conn.limits->read_buffer, .timeout = -1, .interrupt = true
+  };
 }
 
-static size_t field_size(lua_State *L, int index, const char *key, size_t otherwise) {
-  lua_getfield(L, index, key);
+static void take_max(lua_State *L, int index, read_op *op) {
+  lua_getfield(L, index, "max");
   if (!lua_isnil(L, -1)) {
     double n = luaL_checknumber(L, -1);
-    if (!(n >= 1)) luaL_error(L, "%s: at least 1 byte", key);
-    otherwise = n < 4e9 ? (size_t)n : (size_t)4e9;
+    if (!(n >= 1)) luaL_error(L, "max: at least 1 byte");
+    op->cap = CAP_OWN;
+    op->max = n < 4e9 ? (size_t)n : (size_t)4e9;
   }
   lua_pop(L, 1);
-  return otherwise;
 }
 
 static bool field_true(lua_State *L, int index, const char *key) {
@@ -369,7 +379,7 @@ static void take_options(lua_State *L, int index, read_op *op) {
   if (lua_isnoneornil(L, index)) return;
   luaL_checktype(L, index, LUA_TTABLE);
   op->timeout = sd_opt_ms(L, index, "timeout");
-  op->max = field_size(L, index, "max", op->max);
+  take_max(L, index, op);
   op->follow = field_true(L, index, "follow");
   if (op->follow || field_true(L, index, "interrupt")) op->interrupt = true;
 }
@@ -378,6 +388,7 @@ static int perform_as(lua_State *L, l_conn *c, const read_op *op, const char *wh
   sd_task *task = sd_task_here(L, what);
   if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
   c->op = *op;
+  cap_now(c);
   if (op->follow && !op->driven) c->follows = true;
   return perform(L, c, task);
 }
@@ -386,7 +397,7 @@ static int read_exactly(lua_State *L, l_conn *c) {
   double n = lua_tonumber(L, 2);
   luaL_argcheck(L, n >= 0, 2, "a count of bytes is not negative");
   size_t limit = c->conn.limits->frame;
-  read_op op = { .kind = READ_FRAME, .max = limit, .timeout = -1 };
+  read_op op = { .kind = READ_FRAME, .cap = CAP_FRAME, .max = limit, .timeout = -1 };
   op.frame = sd_frame_exact(n < 4e9 ? (size_t)n : (size_t)4e9);
   take_options(L, 3, &op);
   if (op.frame.exact > op.max) {
@@ -402,9 +413,11 @@ static int read_format(lua_State *L, l_conn *c) {
   read_op op = { .timeout = -1 };
   if (*format == 'a') {
     op.kind = READ_ALL;
+    op.cap = CAP_FRAME;
     op.max = c->conn.limits->frame;
   } else if (*format == 'l' || *format == 'L') {
     op.kind = READ_FRAME;
+    op.cap = CAP_LINE;
     op.max = c->conn.limits->line;
     sd_frame_named(&op.frame, *format == 'l' ? "l" : "L");
   } else {
@@ -429,7 +442,7 @@ static int l_read_until(lua_State *L) {
   size_t length;
   const char *needle = luaL_checklstring(L, 2, &length);
   luaL_argcheck(L, length > 0, 2, "the needle is empty");
-  read_op op = { .kind = READ_FRAME, .max = c->conn.limits->frame, .timeout = -1 };
+  read_op op = { .kind = READ_FRAME, .cap = CAP_FRAME, .max = c->conn.limits->frame, .timeout = -1 };
   bool inclusive = false;
   if (lua_istable(L, 3)) inclusive = field_true(L, 3, "inclusive");
   take_options(L, 3, &op);
@@ -472,6 +485,7 @@ static read_op framed(lua_State *L, const l_conn *c, int index) {
   read_op op = { .kind = READ_FRAME, .timeout = -1 };
   check_kind(L, index, &op.frame);
   bool line = op.frame.shape == SD_FRAME_LINE || op.frame.shape == SD_FRAME_LINE_KEPT;
+  op.cap = line ? CAP_LINE : CAP_FRAME;
   op.max = line ? c->conn.limits->line : c->conn.limits->frame;
   return op;
 }
@@ -562,7 +576,7 @@ static int l_chunks(lua_State *L) {
 
 static int l_lines(lua_State *L) {
   const l_conn *c = sd_l_conn_check(L, 1);
-  read_op op = { .kind = READ_FRAME, .max = c->conn.limits->line, .timeout = -1, .interrupt = true };
+  read_op op = { .kind = READ_FRAME, .cap = CAP_LINE, .max = c->conn.limits->line, .timeout = -1, .interrupt = true };
   sd_frame_named(&op.frame, "l");
   take_options(L, 2, &op);
   return push_iterator(L, &op);

@@ -234,13 +234,16 @@ static int l_setopt(lua_State *L) {
   return sd_l_setopt(L, check_fd(L, 1), 2);
 }
 
-/* resetopt(fd, name): back to what a new socket has. */
-static int l_resetopt(lua_State *L) {
+int sd_l_resetopt(lua_State *L, int fd, int index) {
   sd_net_error error = { "" };
-  int fd = check_fd(L, 1);
-  const sd_sockopt *option = sd_sockopt_find(luaL_checkstring(L, 2), &error);
+  const sd_sockopt *option = sd_sockopt_find(luaL_checkstring(L, index), &error);
   int err = option ? sd_sockopt_reset(fd, option, &error) : UV_EINVAL;
   return succeed(L, err, error.text);
+}
+
+/* resetopt(fd, name): back to what a new socket has. */
+static int l_resetopt(lua_State *L) {
+  return sd_l_resetopt(L, check_fd(L, 1), 2);
 }
 
 static int l_getopt(lua_State *L) {

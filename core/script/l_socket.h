@@ -24,6 +24,7 @@ void sd_l_system_begin(lua_State *L);
  * pushes its value, or the same. Both return the number of results. */
 int sd_l_setopt(lua_State *L, int fd, int index);
 int sd_l_getopt(lua_State *L, int fd, int index);
+int sd_l_resetopt(lua_State *L, int fd, int index); /* takes a name: the kernel's value again */
 
 /* The table { name = value } at `index` as a list; `list` has room for
  * SD_L_SETTINGS. 0, or UV_EINVAL and why. */

@@ -7,6 +7,7 @@
 local core = require "sockdrawer.core"
 local callbacks = require "sockdrawer.callbacks"
 local generation = require "sockdrawer.generation"
+local live = require "sockdrawer.live"
 local log = require "sockdrawer.log"
 local runtime = require "sockdrawer.runtime"
 local script = require "sockdrawer.script"
@@ -175,6 +176,11 @@ local function load_pool(self, change, state)
   local pool, wanted = self.pools[state.name], state.generation
   local entry = { state = state }
   table.insert(change.pools, entry)
+  if pool and state.live then
+    local text
+    entry.undo, text = live.try(pool.core, state.live)
+    if not entry.undo then error({ text = text }, 0) end
+  end
   if pool and pool.generations[wanted.number] then return end
   entry.loaded = load_generation(self, change, state.name, wanted)
   if not pool then return end
@@ -194,6 +200,7 @@ local function discard(self, change)
   for _, scope in ipairs(change.scopes) do scope:cancel() end
   for _, entry in ipairs(change.pools) do
     local pool = self.pools[entry.state.name]
+    if entry.undo then live.undo(entry.undo) end
     if entry.registered and pool then
       pool.generations[entry.loaded.number] = nil
       pool.core:forget(entry.loaded.number)
@@ -235,6 +242,7 @@ local function commit_pool(self, entry)
   local state = entry.state
   local pool = self.pools[state.name] or open_pool(self, state)
   apply_options(pool, state.options, state.revision)
+  if state.live then live.settle(pool.core, state.live) end
   local loaded = entry.loaded or pool.generations[state.generation.number] -- it may have come with a connection
   if not loaded or loaded.number == pool.current then
     pool.core:try() -- it accepted nobody by the old options since the new ones were decided
@@ -346,8 +354,8 @@ end
 --- Tells what these pools began while they loaded that the end is near: sleeps of theirs answer "shutdown".
 function Serving:interrupt(pools)
   for _, pool in pairs(pools) do
-    local live = pool.generations[pool.current]
-    if live and live.scope then live.scope:interrupt() end
+    local current = pool.generations[pool.current]
+    if current and current.scope then current.scope:interrupt() end
   end
   if pools == self.pools and self.script then self.script.scope:interrupt() end
 end

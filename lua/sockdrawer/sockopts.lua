@@ -46,25 +46,68 @@ function sockopts.steps(old, new)
   return steps
 end
 
-local function take(fd, step)
-  if step.value == nil then return core.resetopt(fd, step.name) end
-  return core.setopt(fd, { [step.name] = step.value })
+-- What has to be done so that some options, by name, are as given: whatever they are now.
+---@param names table<string, true>
+---@param new table<string, any>
+---@return { name: string, value: any }[]
+function sockopts.assignments(names, new)
+  local old, other = {}, {}
+  for name in pairs(names) do old[name] = other end
+  for name, value in pairs(new) do
+    if not names[name] then old[name] = value end
+  end
+  return sockopts.steps(old, new)
 end
 
---- Takes the steps that mean something to a socket; others are passed over.
----@param fd integer
+--- A listen socket, as `apply` wants it.
+function sockopts.listener(fd)
+  return {
+    place = "listen",
+    get = function(name) return core.getopt(fd, name) end,
+    set = function(name, value) return core.setopt(fd, { [name] = value }) end,
+    reset = function(name) return core.resetopt(fd, name) end,
+  }
+end
+
+--- A connection, as `apply` wants it.
+function sockopts.connection(conn)
+  return {
+    place = "connection",
+    get = function(name) return conn:getopt(name) end,
+    set = function(name, value) return conn:setopt { [name] = value } end,
+    reset = function(name) return conn:_resetopt(name) end,
+  }
+end
+
+local function take(target, step)
+  if step.value == nil then return target.reset(step.name) end
+  return target.set(step.name, step.value)
+end
+
+-- It means nothing to this socket, or there is no socket any more.
+local PASSED_OVER = { ENOPROTOOPT = true, closed = true }
+
+--- Takes the steps that mean something to a socket; others are passed over. Answers what would undo them; a failure
+-- undoes by itself what was done.
+---@param target table
 ---@param steps { name: string, value: any }[]
----@param place "listen"|"connection"
----@return true|nil, string|nil err
-function sockopts.apply(fd, steps, place)
+---@return { name: string, value: any }[]|nil undo, string|nil err
+function sockopts.apply(target, steps)
+  local undo = {}
   for _, step in ipairs(steps) do
     local where = place_of(step.name)
-    if where == "both" or where == place then
-      local ok, err, text = take(fd, step)
-      if not ok and err ~= "ENOPROTOOPT" then return nil, text or err end
+    if where == "both" or where == target.place then
+      local before = target.get(step.name)
+      local ok, err, text = take(target, step)
+      if ok then
+        table.insert(undo, 1, { name = step.name, value = before })
+      elseif not PASSED_OVER[err] then
+        sockopts.apply(target, undo)
+        return nil, text or err
+      end
     end
   end
-  return true
+  return undo
 end
 
 return sockopts

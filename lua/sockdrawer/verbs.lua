@@ -152,6 +152,7 @@ local MODE = parameter("mode", "choice",
 
 local SUSPEND_MODE = parameter("mode", "choice", "hold: connections queue (default); refuse: they are refused",
   { choices = { "hold", "refuse" } })
+local LIVE = parameter("live", "flag", "timeouts, limits and socket options reach open connections too")
 local ASSIGN = parameter("assign", "texts", "timeouts.idle=120; KEY= is back to the default; lists take += and -=",
   { optional = true, many = true, needed = true })
 local VALUES = parameter("values", "values", 'the same as data: {"timeouts.idle": 120}',
@@ -204,10 +205,10 @@ verbs.rows = {
     show = "line" },
   { name = "set", help = "change options of a pool, or of the server; the others stay",
     args = { parameter("pool", "text", "the pool; none: the server", { optional = true, leads = true }), ASSIGN },
-    options = { VALUES, WAIT }, changes = true, patient = true, show = "changed", objects = { "changed" } },
+    options = { LIVE, VALUES, WAIT }, changes = true, patient = true, show = "changed", objects = { "changed" } },
   { name = "replace", help = "change options of a pool; the others go back to their defaults",
     args = { parameter("pool", "text", "the pool", { leads = true }), ASSIGN },
-    options = { VALUES, WAIT }, changes = true, patient = true, show = "changed", objects = { "changed" } },
+    options = { LIVE, VALUES, WAIT }, changes = true, patient = true, show = "changed", objects = { "changed" } },
   { name = "scale", help = "more or fewer workers, or accept slots of a pool",
     args = {
       parameter("pool", "text", "the pool; none: the instance", { optional = true, leads = true }),

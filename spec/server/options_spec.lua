@@ -331,6 +331,113 @@ describe("socket options", function()
   end)
 end)
 
+describe("set --live", function()
+  after_each(server.cleanup)
+
+  -- Answers a name with what the connection's socket says of it; "own" chooses an idle timeout for itself.
+  local ASKING = [[
+    return function(conn)
+      conn:write(conn.id, "\n")
+      for name in conn:lines { max = 100000 } do
+        if name == "own" then conn:timeouts { idle = 30 } end
+        local other = (#name > 30 or name == "own") and #name
+        conn:write(tostring(other or conn:getopt(name)), "\n")
+      end
+    end]]
+
+  local function open(s, n)
+    local list = client.many(s, n)
+    for _, connection in ipairs(list) do client.line(connection) end
+    return list
+  end
+
+  it("reaches the open connections of all loops, which a plain set leaves alone", function()
+    local s = start("", 3, { files = { ["h.lua"] = ASKING } })
+    local list = open(s, 12)
+    set(s, "p timeouts.idle=0.3 socket.user_timeout=5 socket.nodelay=false limits.line=20")
+    local new = s:connect()
+    client.line(new)
+    client.expect_closed(new, 2)
+    for _, connection in ipairs(list) do
+      assert.equal("true", client.ask(connection, "nodelay"))
+      assert.equal("50", client.ask(connection, ("x"):rep(50)))
+    end
+    local result = set(s, "p socket.nodelay=false socket.user_timeout= timeouts.idle=0.4 --live")
+    assert.same({ ["timeouts.idle"] = { 0.3, 0.4 }, ["socket.user_timeout"] = { 5, json.null } }, result.changed)
+    for _, connection in ipairs(list) do
+      assert.equal("false", client.ask(connection, "nodelay"))
+      assert.equal("0", client.ask(connection, "user_timeout"))
+    end
+    for _, connection in ipairs(list) do client.expect_closed(connection, 2) end
+  end)
+
+  it("leaves what a handler has chosen for itself", function()
+    local s = start("", 1, { files = { ["h.lua"] = ASKING } })
+    local own, other = unpack(open(s, 2))
+    client.ask(own, "own")
+    set(s, "p timeouts.idle=0.2 --live")
+    client.expect_closed(other, 2)
+    assert.equal("true", client.ask(own, "nodelay"))
+  end)
+
+  it("reaches limits too, of reads under way and of loops", function()
+    local s = start("", 2, { files = { ["h.lua"] = [[
+      return function(conn)
+        conn:write("hello\n")
+        local line = conn:read("l")
+        conn:write(#line, "\n")
+        for more in conn:lines() do conn:write(#more, "\n") end
+        conn:write(conn:stopped(), "\n")
+      end]] } })
+    local early, late = unpack(open(s, 2))
+    assert.equal("50", client.ask(early, ("x"):rep(50)))
+    assert.equal("50", client.ask(early, ("x"):rep(50)))
+    set(s, "p limits.line=60 --live")
+    assert.equal("limit", client.ask(early, ("x"):rep(61)))
+    assert.equal("60", client.ask(late, ("x"):rep(60)))
+    set(s, "p limits.line=70 --live")
+    assert.equal("70", client.ask(late, ("x"):rep(70)))
+    assert.equal("limit", client.ask(late, ("x"):rep(71)))
+  end)
+
+  it("is undone everywhere when one loop cannot", function()
+    local script = SCRIPT:format(""):gsub("load_timeout", 'user = "nobody", load_timeout')
+    local s = start("", 2, { script = script, files = { ["h.lua"] = ASKING } })
+    local list = open(s, 6)
+    local err = refused(s, "set p socket.user_timeout=7 socket.mark=5 --live")
+    assert.matches("mark", err)
+    local new = s:connect()
+    client.line(new)
+    table.insert(list, new)
+    for _, connection in ipairs(list) do
+      assert.equal("0", client.ask(connection, "user_timeout"))
+      assert.equal("0", client.ask(connection, "mark"))
+    end
+    assert.is_nil(get(s).socket.mark)
+  end)
+
+  it("reaches those of a loop that is stuck as soon as it lets go", function()
+    local s = start("", 1, { files = { ["h.lua"] = [[
+      return function(conn)
+        conn:write(conn.id, "\n")
+        for line in conn:lines() do
+          local ends = os.clock() + (tonumber(line) or 0)
+          while os.clock() < ends do end
+          conn:write(line, "\n")
+        end
+      end]] } })
+    set(s, "stall=0.2")
+    local victim, other = unpack(open(s, 2))
+    victim:send "1\n"
+    s:wait_log "event=stuck"
+    set(s, "p timeouts.idle=0.3 --live")
+    set(s, "p max_connections=8")
+    assert.equal("1", client.line(victim))
+    client.expect_closed(victim, 2)
+    client.expect_closed(other, 2)
+  end)
+end)
+
 describe("replace", function()
   after_each(server.cleanup)
 

@@ -5,6 +5,7 @@
 -- starting when the change began is left out and brought up to date before it accepts again.
 
 local core = require "sockdrawer.core"
+local live = require "sockdrawer.live"
 local log = require "sockdrawer.log"
 local pools = require "sockdrawer.supervisor.pools"
 local settings = require "sockdrawer.supervisor.settings"
@@ -60,7 +61,8 @@ local function states_of(plan)
     table.insert(list, pools.state_of(entry.pool, entry.generation, settings.row_of(plan.settings, entry.pool)))
   end
   for _, row in ipairs(plan.settings and plan.settings.rows or {}) do
-    if next(row.changed) and not seen[row.pool] then table.insert(list, pools.options_of(row.pool, row)) end
+    local is_new = settings.concerns_workers(row) and not seen[row.pool]
+    if is_new then table.insert(list, pools.options_of(row.pool, row)) end
   end
   return list
 end
@@ -163,9 +165,22 @@ function Changes:_confirm(id, plan, workers)
   return kept
 end
 
-function Changes:_catch_up_others(prepared)
+-- That something is to reach open connections is not seen from the state that a worker lacks: it is owed.
+local function owe(worker, states)
+  for _, state in ipairs(states) do
+    if state.live then
+      worker.owed = worker.owed or {}
+      worker.owed[state.name] = live.over(worker.owed[state.name], state.live)
+    end
+  end
+end
+
+function Changes:_catch_up_others(plan, prepared)
   local is_prepared = {}
   for _, worker in ipairs(prepared) do is_prepared[worker] = true end
+  for _, worker in ipairs(self.instance.workers:in_state("running", "stuck")) do
+    if not is_prepared[worker] then owe(worker, plan.states) end
+  end
   for _, worker in ipairs(self.instance.workers:in_state("running")) do
     if not is_prepared[worker] then
       core.spawn(function()
@@ -226,7 +241,7 @@ function Changes:apply(plan)
   if plan.after_decision then plan.after_decision() end
   local kept = self:_confirm(id, plan, ready)
   settings.commit_effects(self.instance, effects)
-  if plan.concerns_workers then self:_catch_up_others(ready) end
+  if plan.concerns_workers then self:_catch_up_others(plan, ready) end
   return kept
 end
 

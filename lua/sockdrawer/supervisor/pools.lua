@@ -121,11 +121,12 @@ end
 
 -- `change` is the row of a plan: options that will hold when it is decided.
 local function told(pool, generation, change)
-  local changed = change and next(change.changed) ~= nil
+  local changed = change and settings.concerns_workers(change)
   local revision = changed and pool.revision + 1 or pool.revision
   return {
     name = pool.name, index = pool.index, mode = pool.mode, options = changed and change.options or pool.options,
-    generation = generation, revision = revision, mark = ("%d with options %d"):format(generation.number, revision),
+    live = change and change.live, generation = generation, revision = revision,
+    mark = ("%d with options %d"):format(generation.number, revision),
   }
 end
 

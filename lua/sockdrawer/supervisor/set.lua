@@ -3,6 +3,7 @@
 local assignments = require "sockdrawer.options.assignments"
 local core = require "sockdrawer.core"
 local difference = require "sockdrawer.supervisor.difference"
+local live = require "sockdrawer.live"
 local paths = require "sockdrawer.options.paths"
 local rows = require "sockdrawer.options.rows"
 local settings = require "sockdrawer.supervisor.settings"
@@ -40,10 +41,12 @@ local function plan_of(instance, pool, assigned)
   return plan
 end
 
-local function apply(instance, pool, assigned, who, cause)
+local function apply(instance, pool, assigned, who, cause, reach_open)
   local plan, err, data = plan_of(instance, pool, assigned)
   if not plan then return nil, err, data end
-  local changed = pool and settings.row_of(plan, pool).changed or plan.changed
+  local row = pool and settings.row_of(plan, pool)
+  if row and reach_open then row.live = live.of(assigned, row.options) end
+  local changed = row and row.changed or plan.changed
   local ok, failure, details = instance.changes:apply { entries = {}, settings = plan, cause = cause, who = who }
   if not ok then return nil, failure, details end
   return { pool = pool and pool.name, changed = changed }
@@ -56,7 +59,7 @@ local function run(instance, verb, params, who, begin_with)
     local current = pool and pool.options or instance.spec.server
     local assigned, wrong = assignments.read(pool and "pool" or "server", params.assign, params.values, current)
     if not assigned then return nil, wrong end
-    return apply(instance, pool, assignments.over(begin_with or {}, assigned), who, verb)
+    return apply(instance, pool, assignments.over(begin_with or {}, assigned), who, verb, params.live)
   end)
 end
 

@@ -60,7 +60,8 @@ local function plan_pool(pool, drafted, server)
 end
 
 --- Judges a draft: what would hold, and what of that is new.
----@return table|nil plan { server, changed, rows }, string|nil err, table|nil data
+---@return table|nil plan { server, changed, rows = { { pool, spec, overlay, options, changed, live } } }
+---@return string|nil err, table|nil data
 function settings.plan(instance, draft)
   local server, err, data = amend.server(draft.base, draft.overlay)
   if not server then return nil, err, data end
@@ -87,6 +88,11 @@ function settings.row_of(plan, pool)
   end
 end
 
+--- Whether the workers have to know of a row: options are new, or old ones shall reach open connections.
+function settings.concerns_workers(row)
+  return next(row.changed) ~= nil or row.live ~= nil
+end
+
 -- ---------------------------------------------------------------- the decision
 
 --- Says so when a limit is more than descriptors allow. It may be on purpose: they are shared by all pools.
@@ -109,7 +115,7 @@ end
 local function store_pool(instance, row)
   local pool = row.pool
   pool.spec, pool.overlay, pool.options = row.spec, row.overlay, row.options
-  if next(row.changed) == nil then return end
+  if not settings.concerns_workers(row) then return end
   pool.revision = pool.revision + 1
   if row.changed.max_connections then settings.warn_of_descriptors(pool) end
   settings.publish(instance, pool)
@@ -185,31 +191,34 @@ function settings.effects.acceptors(instance)
   instance.listeners:rebalance(true)
 end
 
-local function each_socket(pool, visit)
+local function listen_sockets(pool)
+  local list = {}
   for _, group in ipairs(pool.groups) do
-    for _, member in ipairs(group.members) do
-      local ok, err = visit(member.fd)
-      if not ok then return nil, err end
-    end
+    for _, member in ipairs(group.members) do table.insert(list, member.fd) end
   end
-  return true
+  return list
 end
 
-local function apply_to_sockets(pool, steps)
-  return each_socket(pool, function(fd) return sockopts.apply(fd, steps, "listen") end)
+local function take_back(undone)
+  for fd, steps in pairs(undone) do sockopts.apply(sockopts.listener(fd), steps) end
 end
 
 -- Connections inherit from the socket that accepts them. The sockets themselves say whether the kernel agrees.
 settings.effects.socket = {
   prepare = function(_, pool, old, new)
-    local undo = { pool = pool, steps = sockopts.steps(new, old) }
-    local ok, err = apply_to_sockets(pool, sockopts.steps(old, new))
-    if ok then return undo end
-    settings.effects.socket.abort(undo)
-    return nil, ("pool %s: %s"):format(pool.name, err)
+    local undo, steps = {}, sockopts.steps(old, new)
+    for _, fd in ipairs(listen_sockets(pool)) do
+      local err
+      undo[fd], err = sockopts.apply(sockopts.listener(fd), steps)
+      if not undo[fd] then
+        take_back(undo)
+        return nil, ("pool %s: %s"):format(pool.name, err)
+      end
+    end
+    return undo
   end,
   commit = function() end,
-  abort = function(undo) apply_to_sockets(undo.pool, undo.steps) end,
+  abort = take_back,
 }
 
 settings.effects["log.level"] = function(instance, pool, _, level)

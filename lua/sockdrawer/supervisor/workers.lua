@@ -183,6 +183,7 @@ function Workers:_lacks(worker, state)
   local known = {}
   for _, pool in ipairs(state.pools) do
     known[pool.name] = true
+    pool.live = worker.owed and worker.owed[pool.name]
     if worker.has[pool.name] ~= pool.mark then table.insert(missing.pools, pool) end
   end
   for name in pairs(worker.has) do
@@ -207,6 +208,7 @@ function Workers:_follow(worker)
   if not worker.peer:call "here" then return false end
   local version, state = pools.version, pools:worker_state()
   local params = self:_lacks(worker, state)
+  worker.owed = nil
   local seconds = self:load_limit(#params.pools + (params.script and 1 or 0))
   params.change = ("sync-%d-%d"):format(worker.incarnation, version)
   worker.preparing = true

@@ -155,6 +155,7 @@ function control.resume(params) end
 ---@class sockdrawer.Control.set
 ---@field pool? string the pool; none: the server
 ---@field assign? string|string[] timeouts.idle=120; KEY= is back to the default; lists take += and -=
+---@field live? boolean timeouts, limits and socket options reach open connections too
 ---@field values? table<string, any> the same as data: {"timeouts.idle": 120}
 ---@field wait? number queue so long behind another change instead of answering busy
 
@@ -168,6 +169,7 @@ function control.set(params) end
 ---@class sockdrawer.Control.replace
 ---@field pool string the pool
 ---@field assign? string|string[] timeouts.idle=120; KEY= is back to the default; lists take += and -=
+---@field live? boolean timeouts, limits and socket options reach open connections too
 ---@field values? table<string, any> the same as data: {"timeouts.idle": 120}
 ---@field wait? number queue so long behind another change instead of answering busy
 
