@@ -282,7 +282,7 @@ int sd_l_move_admit(lua_State *L) {
   bool known = getpeername(fd, (struct sockaddr *)&peer, &length) == 0;
   if (g == NULL) return lost(L, pool, fd, -ENOENT);
   int err;
-  l_conn *c = sd_l_conn_new(L, fd, &pool->limits, known ? (struct sockaddr *)&peer : NULL, &err);
+  l_conn *c = sd_l_conn_new(L, fd, pool->limits, known ? (struct sockaddr *)&peer : NULL, &err);
   if (c == NULL) return lost(L, pool, fd, err);
   sd_l_pool_join(pool, g, c);
   err = lua_istable(L, 4) ? unpack(L, 4, c) : 0;
