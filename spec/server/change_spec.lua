@@ -121,11 +121,12 @@ describe("a swap", function()
     local s = start {
       script = SCRIPT:gsub("load_timeout = 1", "load_timeout = 1, stall = 0.2, stall_kill = 30"),
       files = { ["h.lua"] = [[
+        local sd = require "sockdrawer"
         return function(conn)
           conn:write("one\n")
           for line in conn:lines() do
-            local stop = os.clock() + tonumber(line)
-            while os.clock() < stop do end
+            local stop = sd.now() + tonumber(line)
+            while sd.now() < stop do end
           end
         end]] },
     }
@@ -145,11 +146,12 @@ describe("a swap", function()
     local s = start {
       script = SCRIPT:gsub("load_timeout = 1", "load_timeout = 0.5, stall = 0.3"),
       files = { ["h.lua"] = [[
+        local sd = require "sockdrawer"
         return function(conn)
           conn:write("one\n")
           for line in conn:lines() do
-            local stop = os.clock() + tonumber(line)
-            while os.clock() < stop do end
+            local stop = sd.now() + tonumber(line)
+            while sd.now() < stop do end
             conn:write("done\n")
           end
         end]] },
