@@ -230,7 +230,7 @@ describe("signals for information, and the service manager", function()
     local s = server.start {
       script = [[
         local parent = io.open("/proc/self/stat"):read("*l"):match "%) %a (%d+)"
-        if require("sockdrawer").role == "worker" then os.execute("kill -HUP " .. parent) end
+        if require("sockdrawer").role == "worker" then os.execute("kill -HUP " .. parent .. "; sleep 0.3") end
         return function() end]],
       args = { "-l", "tcp://127.0.0.1:0", "-n", "1" },
     }
