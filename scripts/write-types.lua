@@ -77,7 +77,8 @@ end
 
 local PARAMETERS = {
   text = "string", pools = "string|string[]", seconds = "number", deadline = 'number|false|"infinity"',
-  count = "integer", flag = "boolean", network = "string", texts = "string|string[]",
+  count = "integer", amount = "integer", share = "string|number",
+  flag = "boolean", network = "string", texts = "string|string[]",
   values = "table<string, any>",
 }
 

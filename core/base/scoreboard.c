@@ -253,7 +253,9 @@ static void start_over(sd_scoreboard *sb, uint32_t pool) {
   sd_scoreboard_pool *p = &sb->pools[pool];
   for (uint32_t i = 0; i < sb->nslots; i++) zero_counters(sd_scoreboard_counters_of(sb, i, pool));
   zero_counters(&p->base);
-  p->generation = p->revision = 0;
+  p->revision = 0;
+  sd_split_clear(&p->split);
+  sd_trial_watch(&p->trial, 0);
 }
 
 int sd_scoreboard_pool_open(sd_scoreboard *sb, uint32_t pool, const char *name) {

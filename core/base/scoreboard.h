@@ -18,6 +18,8 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "base/split.h"
+
 #define SD_SCOREBOARD_UNLIMITED UINT64_MAX
 #define SD_SCOREBOARD_NO_POOL UINT32_MAX
 #define SD_SCOREBOARD_NO_SLOT UINT32_MAX
@@ -69,8 +71,9 @@ typedef struct {
 } sd_scoreboard_slot;
 
 typedef struct {
-  _Alignas(SD_SCOREBOARD_LINE) _Atomic uint64_t generation;
-  _Atomic uint64_t revision;
+  _Alignas(SD_SCOREBOARD_LINE) sd_split split; /* which generation is current, and which a canary */
+  _Atomic uint64_t revision;                   /* of the options */
+  _Alignas(SD_SCOREBOARD_LINE) sd_trial trial;
   /* Guarded by the mutex; `held` per slot is the truth, `total` its sum. */
   _Alignas(SD_SCOREBOARD_LINE) pthread_mutex_t mutex;
   _Atomic uint64_t max;
@@ -272,11 +275,20 @@ static inline void sd_scoreboard_count_rejected(const sd_scoreboard *sb, uint32_
 /* The current generation. Storing it is the moment a change takes effect: every
  * acceptor compares it before it accepts. */
 static inline uint64_t sd_scoreboard_generation(const sd_scoreboard *sb, uint32_t pool) {
-  return atomic_load(&sb->pools[pool].generation);
+  return atomic_load(&sb->pools[pool].split.current);
 }
 
 static inline void sd_scoreboard_set_generation(sd_scoreboard *sb, uint32_t pool, uint64_t n) {
-  atomic_store(&sb->pools[pool].generation, n);
+  atomic_store(&sb->pools[pool].split.current, n);
+}
+
+/* What an acceptor needs to know about generations, in one look. */
+static inline sd_split_look sd_scoreboard_look(const sd_scoreboard *sb, uint32_t pool) {
+  return sd_split_look_at(&sb->pools[pool].split);
+}
+
+static inline sd_trial *sd_scoreboard_trial(const sd_scoreboard *sb, uint32_t pool) {
+  return &sb->pools[pool].trial;
 }
 
 /* The same for the pool's options: who has older ones accepts nobody. */

@@ -28,11 +28,26 @@ static l_generation *find_generation(const l_pool *pool, uint64_t number) {
 
 l_generation *sd_l_pool_current(l_pool *pool) {
   if (pool->revision != sd_scoreboard_revision(sd_the_vm.scoreboard, pool->index)) return NULL;
-  uint64_t number = sd_scoreboard_generation(sd_the_vm.scoreboard, pool->index);
-  if (pool->current != NULL && pool->current->number == number) return pool->current;
-  pool->current = find_generation(pool, number);
+  sd_split_look look = sd_scoreboard_look(sd_the_vm.scoreboard, pool->index);
+  if (look.canary != 0 && find_generation(pool, look.canary) == NULL) return NULL;
+  if (pool->current != NULL && pool->current->number == look.current) return pool->current;
+  pool->current = find_generation(pool, look.current);
   if (pool->current != NULL) sd_task_new_epoch();
   return pool->current;
+}
+
+static sd_trial *trial_of(const l_pool *pool) {
+  return sd_scoreboard_trial(sd_the_vm.scoreboard, pool->index);
+}
+
+/* `g`, or the canary if it is that one's turn. */
+static l_generation *choose(const l_pool *pool, l_generation *g, const struct sockaddr *peer) {
+  sd_split_look look = sd_scoreboard_look(sd_the_vm.scoreboard, pool->index);
+  if (look.canary == 0) return g;
+  sd_network from = sd_l_split_from(&look), who = sd_network_around(peer, 32, 128);
+  uint64_t number = sd_split_choose(&look, trial_of(pool), sd_network_contains(&from, &who));
+  l_generation *chosen = find_generation(pool, number);
+  return chosen != NULL ? chosen : g;
 }
 
 static void free_generation(l_pool *pool, l_generation *g) {
@@ -98,6 +113,7 @@ void sd_l_pool_conn_closed(l_conn *c) {
 /* finish(conn, reason, error | nil), in a task of its own. */
 void sd_l_pool_conn_over(l_conn *c, sd_task_end how, const char *error) {
   const l_generation *g = c->generation;
+  if (c->conn.end == SD_END_ERROR) sd_trial_failed(trial_of(c->pool), g->number);
   if (g->finish == LUA_NOREF || (how == SD_TASK_ENDED && !g->always)) return;
   lua_State *co = sd_task_coroutine();
   lua_rawgeti(co, LUA_REGISTRYINDEX, g->finish);
@@ -123,8 +139,7 @@ static void tell_ended(l_conn *c) {
 
 void sd_l_pool_leave(l_pool *pool, l_generation *g) {
   if (--g->connections > 0) return;
-  bool current = g->number == sd_scoreboard_generation(sd_the_vm.scoreboard, pool->index);
-  if (!current) tell_drained(pool, g);
+  if (!sd_split_is_live(&sd_the_vm.scoreboard->pools[pool->index].split, g->number)) tell_drained(pool, g);
   if (g->forgotten) free_generation(pool, g);
 }
 
@@ -183,7 +198,9 @@ int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr
   l_conn *c = sd_l_conn_new(L, fd, pool->limits, peer, &err);
   if (c == NULL) return err;
   set_own_sockopts(pool, fd, peer);
+  g = choose(pool, g, peer);
   sd_l_pool_join(pool, g, c);
+  sd_trial_served(trial_of(pool), g->number);
   sd_scoreboard_count_accepted(sd_the_vm.scoreboard, pool->index);
   lua_State *co = sd_task_coroutine();
   lua_rawgeti(co, LUA_REGISTRYINDEX, g->fn);

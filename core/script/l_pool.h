@@ -57,12 +57,12 @@ static inline l_pool *sd_l_pool_check(lua_State *L) {
   return *(l_pool **)luaL_checkudata(L, 1, SD_POOL);
 }
 
-/* The generation that the scoreboard calls current, or NULL while it is not
- * prepared here, or the options that are current are not. */
+/* The generation that the scoreboard calls current, or NULL while that, a canary
+ * beside it, or the options that are current, are not prepared here. */
 l_generation *sd_l_pool_current(l_pool *pool);
 
-/* Starts the handler on an accepted descriptor whose place is reserved. 0 or
- * -errno: then both are still the caller's. */
+/* Starts the handler of `g`, or of a canary beside it, on an accepted descriptor
+ * whose place is reserved. 0 or -errno: then both are still the caller's. */
 int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer);
 
 /* Makes it one of the pool's connections, served by this generation. */

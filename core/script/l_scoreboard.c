@@ -4,6 +4,7 @@
 
 #include <lauxlib.h>
 #include <math.h>
+#include <string.h>
 
 #include "base/errors.h"
 #include "base/log_writer.h"
@@ -222,6 +223,75 @@ static void set_rejected_by(lua_State *L, const sd_pool_view *pool) {
   lua_setfield(L, -2, "rejected_by");
 }
 
+/* The network in field `name`, packed as sd_l_split_from unpacks it. */
+static sd_split_network network_field(lua_State *L, int arg, const char *name) {
+  sd_split_network packed = { .form = 0 };
+  sd_network network;
+  sd_net_error error;
+  size_t length;
+  lua_getfield(L, arg, name);
+  const char *text = luaL_optlstring(L, -1, NULL, &length);
+  if (text != NULL && sd_network_parse(&network, text, length, &error) != 0) luaL_error(L, "%s: %s", name, error.text);
+  if (text != NULL) {
+    memcpy(packed.words, network.bytes, sizeof packed.words);
+    packed.form = (uint32_t)network.size << 8 | network.bits;
+  }
+  lua_pop(L, 1);
+  return packed;
+}
+
+sd_network sd_l_split_from(const sd_split_look *look) {
+  sd_network network = { .bits = (uint8_t)look->from.form, .size = (uint8_t)(look->from.form >> 8) };
+  memcpy(network.bytes, look->from.words, sizeof network.bytes);
+  return network;
+}
+
+static double share_field(lua_State *L, int arg) {
+  lua_getfield(L, arg, "share");
+  double share = luaL_optnumber(L, -1, 0);
+  if (!(share >= 0 && share <= 1)) luaL_error(L, "share is out of range");
+  lua_pop(L, 1);
+  return share;
+}
+
+/* pool_canary(pool, { generation=, share=, from= }): a canary begins;
+ * pool_canary(pool): it is taken back. */
+static int l_pool_canary(lua_State *L) {
+  const sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
+  sd_scoreboard_pool *pool = &sb->pools[check_pool(L, 2, sb)];
+  if (lua_isnoneornil(L, 3)) {
+    sd_split_end(&pool->split);
+    return 0;
+  }
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_Number generation = needed_field(L, 3, "generation", 1, MAX_WHOLE);
+  double share = share_field(L, 3);
+  sd_split_network from = network_field(L, 3, "from");
+  sd_split_begin(&pool->split, &pool->trial, (uint64_t)generation, (uint32_t)(share * SD_SPLIT_WHOLE + 0.5), &from);
+  return 0;
+}
+
+/* pool_watch(pool, generation): counts anew, for this one; 0: for none. */
+static int l_pool_watch(lua_State *L) {
+  const sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
+  uint32_t pool = check_pool(L, 2, sb);
+  lua_Number generation = luaL_checknumber(L, 3);
+  luaL_argcheck(L, generation >= 0 && generation <= MAX_WHOLE, 3, "no generation");
+  sd_trial_watch(sd_scoreboard_trial(sb, pool), (uint64_t)generation);
+  return 0;
+}
+
+/* pool_trial(pool) → { generation=, served=, failed= } */
+static int l_pool_trial(lua_State *L) {
+  const sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
+  const sd_trial *trial = sd_scoreboard_trial(sb, check_pool(L, 2, sb));
+  lua_createtable(L, 0, 3);
+  set_number(L, "generation", (double)atomic_load(&trial->watched));
+  set_number(L, "served", (double)atomic_load(&trial->served));
+  set_number(L, "failed", (double)atomic_load(&trial->failed));
+  return 1;
+}
+
 static int push_pool(lua_State *L, const sd_pool_view *pool) {
   bool unlimited = pool->max == SD_SCOREBOARD_UNLIMITED;
   lua_createtable(L, 0, 10);
@@ -342,6 +412,9 @@ static const luaL_Reg methods[] = {
   { "pool_open", l_pool_open },
   { "pool_close", l_pool_close },
   { "pool_set", l_pool_set },
+  { "pool_canary", l_pool_canary },
+  { "pool_watch", l_pool_watch },
+  { "pool_trial", l_pool_trial },
   { "pool", l_pool },
   { "pool_slot", l_pool_slot },
   { "beat", l_beat },

@@ -5,6 +5,7 @@
 #include <lua.h>
 
 #include "base/scoreboard.h"
+#include "net/network.h"
 
 /* Adds `scoreboard` to the table on top of the stack. */
 void sd_l_scoreboard_register(lua_State *L);
@@ -16,5 +17,8 @@ sd_scoreboard *sd_l_check_scoreboard(lua_State *L, int index);
 /* The one that was attached last in the name of a slot; NULL before. It stays
  * as long as the Lua state does. */
 sd_scoreboard *sd_l_own_scoreboard(void);
+
+/* The network whose peers the canary gets; in an empty one there is nobody. */
+sd_network sd_l_split_from(const sd_split_look *look);
 
 #endif

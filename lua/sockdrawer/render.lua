@@ -147,11 +147,32 @@ local function pool_rows(pools)
   return rows
 end
 
+local function percent(share)
+  return ("%.4f"):format(share * 100):gsub("%.?0+$", "") .. "%"
+end
+
+-- What is on trial, and what has failed there: a line each.
+local function trial_lines(pools)
+  local lines = {}
+  for _, pool in ipairs(pools or {}) do
+    local canary, back = pool.canary, pool.rolled_back
+    if canary then
+      local from = canary.from and " and " .. cell(canary.from) or ""
+      table.insert(lines, ("%s: generation %d is a canary for %s of new connections%s"):format(cell(pool.name),
+        canary.generation, percent(canary.share), from))
+    end
+    if back then table.insert(lines, ("%s: rolled back by itself, %s"):format(cell(pool.name), cell(back.reason))) end
+  end
+  if #lines > 0 then table.insert(lines, 1, "") end
+  return lines
+end
+
 function shows.status(result)
   local lines = { ("%s  pid %s  %s  up %s s"):format(cell(result.name), cell(result.pid), cell(result.state),
     cell(math.floor(tonumber(result.uptime) or 0))) }
   append(append(lines, { "" }), columns(LOOPS, result.loops))
   append(append(lines, { "" }), columns(POOLS, pool_rows(result.pools)))
+  append(lines, trial_lines(result.pools))
   local missing = result.missing
   if type(missing) == "table" and #missing > 0 then
     append(append(lines, { "", "missing (they did not answer in time):" }), shows.fields(missing))

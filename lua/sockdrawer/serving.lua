@@ -172,20 +172,24 @@ end
 
 -- The two steps.
 
+local function load_code(self, change, entry, pool, wanted)
+  if not wanted or pool and pool.generations[wanted.number] then return end
+  local loaded = load_generation(self, change, entry.state.name, wanted)
+  if pool then register(self, pool, loaded) end
+  table.insert(entry.loaded, loaded)
+end
+
 local function load_pool(self, change, state)
-  local pool, wanted = self.pools[state.name], state.generation
-  local entry = { state = state }
+  local pool = self.pools[state.name]
+  local entry = { state = state, loaded = {}, registered = pool ~= nil }
   table.insert(change.pools, entry)
   if pool and state.live then
     local text
     entry.undo, text = live.try(pool.core, state.live)
     if not entry.undo then error({ text = text }, 0) end
   end
-  if pool and pool.generations[wanted.number] then return end
-  entry.loaded = load_generation(self, change, state.name, wanted)
-  if not pool then return end
-  register(self, pool, entry.loaded)
-  entry.registered = true
+  load_code(self, change, entry, pool, state.generation)
+  load_code(self, change, entry, pool, state.canary)
 end
 
 local function load_all(self, change, params)
@@ -201,9 +205,9 @@ local function discard(self, change)
   for _, entry in ipairs(change.pools) do
     local pool = self.pools[entry.state.name]
     if entry.undo then live.undo(entry.undo) end
-    if entry.registered and pool then
-      pool.generations[entry.loaded.number] = nil
-      pool.core:forget(entry.loaded.number)
+    for _, loaded in ipairs(entry.registered and pool and entry.loaded or {}) do
+      pool.generations[loaded.number] = nil
+      pool.core:forget(loaded.number)
     end
   end
   self:_collect()
@@ -230,32 +234,59 @@ local function cancel_scope(holder)
   if holder and holder.scope then holder.scope:cancel() end
 end
 
+-- Connections that are not on the newest code.
 local function kept(pool)
   local n = 0
   for number, count in pairs(pool.core:counts()) do
-    if number ~= pool.current then n = n + count end
+    if number ~= (pool.canary or pool.current) then n = n + count end
   end
   return n
+end
+
+local function is_live(pool, number)
+  return number == pool.current or number == pool.canary
+end
+
+local function end_code(self, pool, old)
+  if not old or is_live(pool, old.number) then return end
+  if (pool.core:counts()[old.number] or 0) == 0 then self:_retire(pool, old.number) end
+end
+
+-- What the code began while it loaded takes effect, unless it was live before. It may have been here without that: it
+-- came with a connection.
+local function go_live(pool, number, before)
+  local code = pool.generations[number]
+  if not code or not code.scope or before[1] == code or before[2] == code then return end
+  code.scope:commit()
+end
+
+-- The current code, and a canary's beside it; what neither of them is has had its day.
+local function commit_code(self, pool, entry)
+  local state = entry.state
+  local before = { pool.generations[pool.current] or false, pool.generations[pool.canary] or false }
+  pool.current, pool.canary = state.generation.number, state.canary and state.canary.number
+  for _, old in ipairs(before) do
+    if old and not is_live(pool, old.number) then cancel_scope(old) end
+  end
+  for _, loaded in ipairs(entry.registered and {} or entry.loaded) do register(self, pool, loaded) end
+  go_live(pool, pool.current, before)
+  go_live(pool, pool.canary, before)
+  pool.core:try()
+  pool.core:outdate()
+  for _, old in ipairs(before) do end_code(self, pool, old or nil) end
 end
 
 local function commit_pool(self, entry)
   local state = entry.state
   local pool = self.pools[state.name] or open_pool(self, state)
+  local canary = state.canary and state.canary.number
   apply_options(pool, state.options, state.revision)
   if state.live then live.settle(pool.core, state.live) end
-  local loaded = entry.loaded or pool.generations[state.generation.number] -- it may have come with a connection
-  if not loaded or loaded.number == pool.current then
+  if pool.current ~= state.generation.number or pool.canary ~= canary then
+    commit_code(self, pool, entry)
+  else
     pool.core:try() -- it accepted nobody by the old options since the new ones were decided
-    return pool
   end
-  local old = pool.generations[pool.current]
-  cancel_scope(old)
-  if entry.loaded and not entry.registered then register(self, pool, loaded) end
-  pool.current = loaded.number
-  if loaded.scope then loaded.scope:commit() end
-  pool.core:try()
-  pool.core:outdate()
-  if old and (pool.core:counts()[old.number] or 0) == 0 then self:_retire(pool, old.number) end
   return pool
 end
 
@@ -277,6 +308,7 @@ local function remove_pool(self, name)
   local pool = self.pools[name]
   if not pool then return end
   cancel_scope(pool.generations[pool.current])
+  cancel_scope(pool.generations[pool.canary])
   pool.removed = true
   pool.core:on_ended(function() forget_removed(self, pool) end)
   forget_removed(self, pool)
@@ -342,7 +374,7 @@ end
 function Serving:_retire(pool, number)
   local old = pool.generations[number]
   if (pool.core:counts()[number] or 0) > 0 then return end -- one has moved here meanwhile
-  if not old or (number == pool.current and not pool.removed) then return end
+  if not old or (is_live(pool, number) and not pool.removed) then return end
   pool.generations[number] = nil
   pool.core:forget(number)
   cancel_scope(old)
@@ -354,8 +386,10 @@ end
 --- Tells what these pools began while they loaded that the end is near: sleeps of theirs answer "shutdown".
 function Serving:interrupt(pools)
   for _, pool in pairs(pools) do
-    local current = pool.generations[pool.current]
-    if current and current.scope then current.scope:interrupt() end
+    for _, number in ipairs { pool.current, pool.canary } do
+      local code = pool.generations[number]
+      if code and code.scope then code.scope:interrupt() end
+    end
   end
   if pools == self.pools and self.script then self.script.scope:interrupt() end
 end

@@ -103,6 +103,21 @@ types.condition = {
     return type(value) == "string" and verbs.condition(value) ~= nil, value
   end,
 }
+--- A share of the whole as a fraction: of "5%" or 0.05. Nil for anything else; a plain 5 or 1 could mean either.
+---@param value any
+---@return number|nil
+function verbs.share(value)
+  local percent = type(value) == "string" and tonumber(value:match "^(%d+%.?%d*)%%$")
+  local share = percent and percent / 100 or value
+  local most = percent and 1 or 1 - 1e-9
+  return type(share) == "number" and share >= 1e-6 and share <= most and share or nil
+end
+
+types.share = {
+  allowed = "a percentage from 0.0001% to 100%, such as 5%, or a fraction below 1",
+  parse = tonumber,
+  check = function(value) return verbs.share(value) ~= nil, value end,
+}
 types.flag = {
   allowed = "true or false",
   check = function(value) return type(value) == "boolean", value end,
@@ -181,9 +196,18 @@ verbs.rows = {
   { name = "gens", help = "the generations of a pool", args = { POOL }, show = "gens" },
   { name = "swap", help = "put new code into service: the pool's module read anew, or another one",
     args = { POOLS, parameter("module", "text", "another handler module", OPTIONAL) },
+    options = {
+      MODE, DEADLINE,
+      parameter("share", "share", "a canary: only so many of the new connections get it, until promote"),
+      parameter("from", "network", "a canary: peers in this network get it, until promote"),
+      parameter("probation", "seconds", "rolled back by itself if it kills a worker or errs so soon"),
+      parameter("max_errors", "amount", "so many connections may end with error in the probation (default 5)"),
+      parameter("promote", "flag", "promote the canary when the probation has passed"), WAIT,
+    }, changes = true, patient = true, show = "line" },
+  { name = "promote", help = "give a canary all new connections", args = { POOLS },
     options = { MODE, DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
-  { name = "rollback", help = "go back to the code that was in service before", args = { POOLS },
-    options = { MODE, DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
+  { name = "rollback", help = "take a canary back, or go back to the code that was in service before",
+    args = { POOLS }, options = { MODE, DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
   { name = "reload", help = "evaluate the script again and apply the whole difference, or nothing",
     options = {
       WAIT,
@@ -251,7 +275,6 @@ verbs.rows = {
     options = { parameter("now", "flag", "cut everything at once"), DEADLINE },
     changes = true, patient = true, show = "line" },
 
-  { name = "promote", stage = 2, usage = "POOL", help = "give a canary all new connections" },
   { name = "upgrade", stage = 2, usage = "[PROGRAM]", help = "go on under a new program", supervised = true },
   { name = "conn", stage = 3, usage = "CONN", help = "everything about one connection" },
   { name = "post", stage = 3, usage = "CONN TEXT", help = "send a message to a connection's task" },
@@ -339,6 +362,17 @@ end
 
 -- Rules that concern more than one parameter.
 local together = {
+  swap = function(params)
+    local canary = params.share or params.from
+    if canary and params.mode and params.mode ~= "new" then
+      return ("mode %s is for a whole pool: give it to promote, when the canary has all new connections"):format(
+        params.mode)
+    end
+    if params.max_errors and not params.probation then return "max_errors needs probation" end
+    if params.promote and not (canary and params.probation) then
+      return "promote needs probation, and share or from"
+    end
+  end,
   close = function(params)
     if params.ids and params.pool then return "either ids or pool, not both" end
     if not params.ids and not params.pool then return "ids of connections, or pool, must be given" end
@@ -449,7 +483,7 @@ end
 local PLACEHOLDER = {
   text = "TEXT", seconds = "S", deadline = "S", count = "N", amount = "N", rate = "N", age = "N|old",
   condition = '"OP N"',
-  network = "CIDR", pools = "POOL",
+  network = "CIDR", pools = "POOL", share = "5%",
 }
 local OF_NAME = { pool = "POOL", conn = "CONN", module = "MODULE", key = "KEY", level = "LEVEL", ids = "CONN",
   after = "ID", sort = "KEY", assign = "KEY=VALUE" }

@@ -254,8 +254,9 @@ end
 
 function operations.drain(self, params)
   local pools = self.serving:select(params.pool)
-  if not params.before then self.serving:interrupt(pools) end
-  return drain.run(pools, params.deadline, params.before, params.reason)
+  local which = (params.before or params.only) and params or nil
+  if not which then self.serving:interrupt(pools) end
+  return drain.run(pools, params.deadline, which, params.reason)
 end
 
 function operations.log(_, params)

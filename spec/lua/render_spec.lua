@@ -31,6 +31,17 @@ GENERATION  MODULE         DIGEST  STATE    CONNECTIONS  STARTED  CAUSE  BY
     assert.equal("done\n", render.text("line", true))
   end)
 
+  it("is a line for each pool with code on trial, in a status", function()
+    local text = render.text("status", { pools = {
+      { name = "a", canary = { generation = 2, share = 0.125, from = "10.0.0.0/8" } },
+      { name = "b", canary = { generation = 7, share = 1 } },
+      { name = "c", rolled_back = { generation = 3, reason = "it died" } }, { name = "d" },
+    } })
+    assert.matches("\n\na: generation 2 is a canary for 12.5%% of new connections and 10.0.0.0/8\n", text)
+    assert.matches("\nb: generation 7 is a canary for 100%% of new connections\n", text)
+    assert.matches("\nc: rolled back by itself, it died\n$", text)
+  end)
+
   it("is dotted names for options", function()
     assert.equal("name = x\nlisten = a,b\ntimeouts.idle = 60\ntls = false\n",
       render.text("fields", { name = "x", timeouts = { idle = 60 }, tls = false, listen = { "a", "b" } }))

@@ -254,7 +254,7 @@ describe("a drain", function()
   end)
 
   it("can leave the current generation alone", function()
-    local result, told = run({ 1 }, 5, 1)
+    local result, told = run({ 1 }, 5, { before = 1 })
     assert.same({ finished = 0, cut = 0 }, result)
     assert.equal(0, told)
   end)

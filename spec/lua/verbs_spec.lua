@@ -9,7 +9,7 @@ end
 describe("the table of verbs", function()
   it("knows every verb of this stage", function()
     local names = "status tree info get conns gens swap rollback reload diff drain close log stop relisten suspend "
-      .. "resume purge wait set replace"
+      .. "resume purge wait set replace promote"
     for name in names:gmatch "%S+" do
       assert.is_nil(assert(verbs.find(name), name).stage)
     end
@@ -37,7 +37,7 @@ describe("the table of verbs", function()
   it("is the reference in the documentation", function()
     local text = verbs.markdown()
     assert.truthy(text:find("| `gens POOL` | the generations of a pool |", 1, true))
-    assert.truthy(text:find("`swap POOL [MODULE] [--mode new\\|drain\\|migrate] [--deadline S] [--wait S]`", 1, true))
+    assert.truthy(text:find("`promote POOL [--mode new\\|drain\\|migrate] [--deadline S] [--wait S]`", 1, true))
     assert.truthy(text:find("**(stage 2)**", 1, true))
   end)
 end)

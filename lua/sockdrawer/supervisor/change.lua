@@ -57,8 +57,10 @@ end
 local function states_of(plan)
   local list, seen = {}, {}
   for _, entry in ipairs(plan.entries) do
-    seen[entry.pool] = true
-    table.insert(list, pools.state_of(entry.pool, entry.generation, settings.row_of(plan.settings, entry.pool)))
+    local pool, new = entry.pool, entry.generation
+    seen[pool] = true
+    local current, canary = entry.canary and pool.generations[pool.current] or new, entry.canary and new or nil
+    table.insert(list, pools.state_of(pool, current, settings.row_of(plan.settings, pool), canary))
   end
   for _, row in ipairs(plan.settings and plan.settings.rows or {}) do
     local is_new = settings.concerns_workers(row) and not seen[row.pool]
@@ -118,12 +120,20 @@ function Changes:_decide(plan)
   local memory, scoreboard = self.instance.pools, self.instance.scoreboard
   if plan.settings then settings.store(self.instance, plan.settings) end
   for _, entry in ipairs(plan.entries) do
-    local pool = entry.pool
+    local pool, number = entry.pool, entry.generation.number
     entry.from = pool.current
-    memory:install(pool, entry.generation, plan.cause, plan.who)
+    if entry.canary then
+      memory:install_canary(pool, entry.generation, plan.cause, plan.who, entry.canary)
+    else
+      memory:install(pool, entry.generation, plan.cause, plan.who)
+    end
     if entry.fresh then memory:add(pool) end
     if plan.decided then plan.decided(entry) end
-    scoreboard:pool_set(pool.index, { generation = entry.generation.number })
+    if entry.canary then
+      scoreboard:pool_canary(pool.index, { generation = number, share = entry.canary.share, from = entry.canary.from })
+    else
+      scoreboard:pool_set(pool.index, { generation = number })
+    end
   end
   for _, pool in ipairs(plan.remove) do memory:remove(pool) end
   if plan.script then self.instance.script = plan.script end
@@ -211,6 +221,41 @@ function Changes:_able()
     if worker.version == self.instance.pools.version then table.insert(list, worker) end
   end
   return self:_answering(list)
+end
+
+-- ---------------------------------------------------------------- taking back
+
+function Changes:_settle(entries, worker, kept)
+  if not self.instance.workers:catch_up(worker) then return end
+  for _, entry in ipairs(entries) do
+    local name = entry.pool.name
+    local counts = worker.peer:call("gens", { pool = name })
+    local open = type(counts) == "table" and counts[entry.from] or 0
+    kept[name] = (kept[name] or 0) + open
+    if open == 0 then self.instance.pools:released(name, entry.from, worker) end
+  end
+end
+
+--- Takes canaries back. The decision comes first: there is nothing to load, and nobody to ask who might be the one in
+--- trouble.
+---@param plan { entries: { pool: table, generation: table }[], cause: string, who: table|nil }
+---@return table<string, integer> kept connections per pool that stay on the canary's code
+function Changes:withdraw(plan)
+  local memory, kept = self.instance.pools, {}
+  for _, entry in ipairs(plan.entries) do
+    entry.from = entry.pool.canary.number
+    self.instance.scoreboard:pool_canary(entry.pool.index)
+    memory:withdraw(entry.pool, plan.cause, plan.who)
+  end
+  memory.version = memory.version + 1
+  local calls = {}
+  for i, worker in ipairs(self.instance.workers:in_state("running")) do
+    calls[i] = function() self:_settle(plan.entries, worker, kept) end
+  end
+  local done = sync.promise()
+  core.spawn(function() done:resolve(sync.all(calls)) end):detach()
+  done:wait(CONFIRM)
+  return kept
 end
 
 --- Brings a plan about, or answers why not; then everything is as it was.

@@ -25,12 +25,21 @@ local function ask(instance, op, params)
   return answers, missing
 end
 
--- A row's state: canary comes with stage 2.
+local function state_of(pool, number)
+  if number == pool.current then return "current" end
+  return pools.is_live(pool, number) and "canary" or "old"
+end
+
 local function generation_row(pool, generation, counts)
+  local number = generation.number
+  local out, watch = pool.canary, pool.probation
+  local canary = out and out.number == number and out or {}
   return {
-    generation = generation.number, module = pools.handler_name(generation), digest = generation.digest,
-    state = generation.number == pool.current and "current" or "old", connections = counts[generation.number] or 0,
+    generation = number, module = pools.handler_name(generation), digest = generation.digest,
+    state = state_of(pool, number), connections = counts[number] or 0,
     started = generation.started, cause = generation.cause, by = generation.by,
+    share = canary.share, from = canary.from,
+    probation = watch and watch.numbers[pool] == number and watch:view(pool) or nil,
   }
 end
 
@@ -45,7 +54,7 @@ function connections.gens(instance, params)
     end
   end
   for number, generation in pairs(pool.generations) do
-    local wanted = number == pool.current or (counts[number] or 0) > 0 or #missing > 0
+    local wanted = pools.is_live(pool, number) or (counts[number] or 0) > 0 or #missing > 0
     if wanted then table.insert(rows, generation_row(pool, generation, counts)) end
   end
   table.sort(rows, function(a, b) return a.generation > b.generation end)

@@ -1,6 +1,7 @@
 --- Ending the connections of older generations, and waiting for a number of connections.
 
 local core = require "sockdrawer.core"
+local pools = require "sockdrawer.supervisor.pools"
 local verbs = require "sockdrawer.verbs"
 
 local ending = {}
@@ -10,13 +11,14 @@ local LOOK, ASK = 0.005, 0.05 -- the scoreboard costs nothing to read; workers a
 
 -- ---------------------------------------------------------------- purge
 
---- Tells the connections of older generations that their end is near, and cuts what is left after the grace time.
+--- Tells the connections of old generations that their end is near, and cuts what is left after the grace time.
 ---@return { finished: integer, cut: integer }|nil result, string|nil err
 function ending.purge(instance, params)
   local pool, err = instance.pools:find(params.pool)
   if not pool then return nil, err end
   return instance.stopping:drain_connections {
-    pool = pool.name, deadline = params.grace or PURGE_GRACE, before = pool.current, reason = "purge",
+    pool = pool.name, deadline = params.grace or PURGE_GRACE, before = pool.last_number + 1, keep = pools.live(pool),
+    reason = "purge",
   }
 end
 
@@ -31,7 +33,7 @@ local comparisons = {
 }
 
 local function is_wanted(pool, generation)
-  if generation == "old" then return function(number) return number < pool.current end end
+  if generation == "old" then return function(number) return not pools.is_live(pool, number) end end
   return function(number) return number == generation end
 end
 

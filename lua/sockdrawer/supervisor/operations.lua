@@ -18,7 +18,7 @@ local operations = {
   conns = connections.conns, gens = connections.gens, close = connections.close,
   move = moving.move,
   purge = ending.purge, wait = ending.wait, scale = scaling.scale, roll = scaling.roll,
-  swap = swap.swap, rollback = swap.rollback, reload = reload.reload, diff = diff.diff,
+  swap = swap.swap, rollback = swap.rollback, promote = swap.promote, reload = reload.reload, diff = diff.diff,
   relisten = listening.relisten, suspend = listening.suspend, resume = listening.resume,
   set = set.set, replace = set.replace, log = set.log,
 }

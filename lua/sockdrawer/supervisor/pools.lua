@@ -119,33 +119,44 @@ function pools.generation(pool, code, args)
   }
 end
 
+local function code_of(generation)
+  return {
+    number = generation.number, module = generation.module, inline = generation.inline, args = generation.args,
+    snapshot = generation.snapshot, script = generation.script, digest = generation.digest,
+    version = generation.version, origin = generation.origin,
+  }
+end
+
+local function canary_of(pool)
+  return pool.canary and pool.generations[pool.canary.number]
+end
+
 -- `change` is the row of a plan: options that will hold when it is decided.
-local function told(pool, generation, change)
+local function told(pool, generation, change, canary)
   local changed = change and settings.concerns_workers(change)
   local revision = changed and pool.revision + 1 or pool.revision
   return {
     name = pool.name, index = pool.index, mode = pool.mode, options = changed and change.options or pool.options,
-    live = change and change.live, generation = generation, revision = revision,
-    mark = ("%d with options %d"):format(generation.number, revision),
+    live = change and change.live, generation = generation, canary = canary, revision = revision,
+    mark = ("%d and canary %d with options %d"):format(generation.number, canary and canary.number or 0, revision),
   }
 end
 
---- Of a pool that only gets new options, what a worker needs to know: it has the generation.
+--- Of a pool that only gets new options, what a worker needs to know: it has the code.
 ---@return table
 function pools.options_of(pool, change)
-  return told(pool, { number = pool.current }, change)
+  local canary = canary_of(pool)
+  return told(pool, { number = pool.current }, change, canary and { number = canary.number })
 end
 
---- What a worker needs to know of a pool, with the given or the current generation, and with changed options if a
---- plan has some. By its `mark` it is seen later what a worker lacks.
+--- What a worker needs to know of a pool: as it is, or with the given generation (and canary), and with changed
+--- options if a plan has some. By its `mark` it is seen later what a worker lacks.
 ---@return table
-function pools.state_of(pool, generation, change)
-  generation = generation or pool.generations[pool.current]
-  return told(pool, {
-    number = generation.number, module = generation.module, inline = generation.inline, args = generation.args,
-    snapshot = generation.snapshot, script = generation.script, digest = generation.digest,
-    version = generation.version, origin = generation.origin,
-  }, change)
+function pools.state_of(pool, generation, change, canary)
+  if not generation then
+    generation, canary = pool.generations[pool.current], canary_of(pool)
+  end
+  return told(pool, code_of(generation), change, canary and code_of(canary))
 end
 
 --- Everything a worker needs to serve.
@@ -164,14 +175,36 @@ local function holders(instance)
   return any and held or {}
 end
 
+--- The generations that new connections get: the current one, and a canary.
+---@return integer[]
+function pools.live(pool)
+  return { pool.current, pool.canary and pool.canary.number }
+end
+
+--- Whether new connections may get that generation.
+function pools.is_live(pool, number)
+  return number == pool.current or pool.canary ~= nil and number == pool.canary.number
+end
+
 local function is_wanted(pool, generation)
-  return generation.number == pool.current or next(generation.held or {}) ~= nil
+  return pools.is_live(pool, generation.number) or next(generation.held or {}) ~= nil
 end
 
 local function forget_unwanted(pool)
   for number, generation in pairs(pool.generations) do
     if not is_wanted(pool, generation) then pool.generations[number] = nil end
   end
+end
+
+local function let_go(self, generation)
+  generation.held = holders(self.instance)
+end
+
+local function keep(pool, generation, cause, who)
+  generation.started = generation.started or core.time()
+  generation.cause, generation.by, generation.held = cause, who and who.uid or core.getuid(), {}
+  pool.last_number = math.max(pool.last_number, generation.number)
+  pool.generations[generation.number] = generation
 end
 
 --- The decision, as far as the supervisor's memory goes: this is the pool's code from now on.
@@ -182,13 +215,28 @@ end
 function Pools:install(pool, generation, cause, who)
   local old = pool.generations[pool.current]
   if old then
-    old.held = holders(self.instance)
+    let_go(self, old)
     pool.previous = old
   end
-  generation.started, generation.cause, generation.by = core.time(), cause, who and who.uid or core.getuid()
-  generation.held = {}
-  pool.last_number, pool.current = generation.number, generation.number
-  pool.generations[generation.number] = generation
+  keep(pool, generation, cause, who)
+  pool.current, pool.canary = generation.number, nil
+  forget_unwanted(pool)
+end
+
+--- The decision for a canary: it stands beside the current generation.
+---@param canary { share: number, from: string|nil }
+function Pools:install_canary(pool, generation, cause, who, canary)
+  keep(pool, generation, cause, who)
+  pool.canary = { number = generation.number, share = canary.share, from = canary.from }
+end
+
+--- The canary is taken back: everybody gets the current generation again.
+---@param cause string
+function Pools:withdraw(pool, cause, who)
+  local generation = pool.generations[pool.canary.number]
+  pool.canary = nil
+  let_go(self, generation)
+  keep(pool, pool.generations[pool.current], cause, who)
   forget_unwanted(pool)
 end
 
@@ -226,7 +274,7 @@ function Pools:ask_held(pool, worker)
   local counts = worker.peer:call("gens", { pool = pool.name })
   if type(counts) ~= "table" then return end
   for number in pairs(pool.generations) do
-    if number ~= pool.current and (counts[number] or 0) == 0 then self:released(pool.name, number, worker) end
+    if not pools.is_live(pool, number) and (counts[number] or 0) == 0 then self:released(pool.name, number, worker) end
   end
 end
 

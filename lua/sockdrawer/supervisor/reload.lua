@@ -1,6 +1,7 @@
 --- reload: the script evaluated again, and its whole difference applied in one barrier, or not at all.
 
 local amend = require "sockdrawer.options.amend"
+local canary = require "sockdrawer.supervisor.canary"
 local core = require "sockdrawer.core"
 local difference = require "sockdrawer.supervisor.difference"
 local log = require "sockdrawer.log"
@@ -67,6 +68,7 @@ local function pool_entry(instance, row, new_spec, answer, reset)
   local current = pool.generations[pool.current]
   local other_code = code.digest ~= pool.read_digest or row.handler or reset and is_overlaid(pool)
   if not other_code and not row.args then return false end
+  if pool.canary then return nil, canary.refusal(pool) end
   return entry_of(pool, code, row.args and new_spec.options.args or current.args)
 end
 

@@ -2,6 +2,7 @@
 --
 -- All of it comes from the scoreboard and our own memory, so a stuck worker cannot hold it up.
 
+local canary = require "sockdrawer.supervisor.canary"
 local core = require "sockdrawer.core"
 local listeners = require "sockdrawer.supervisor.listeners"
 local pools = require "sockdrawer.supervisor.pools"
@@ -53,7 +54,8 @@ function report.pool(instance, pool)
     max_connections = counts.max_connections ~= math.huge and counts.max_connections,
     accepted = counts.accepted, closed = counts.closed, rejected = counts.rejected,
     rejected_by = counts.rejected_by,
-    handler = handler_name(pool.generations[pool.current]),
+    handler = handler_name(pool.generations[pool.current]), canary = canary.view(pool),
+    rolled_back = pool.rolled_back,
   }
 end
 
@@ -144,7 +146,7 @@ function report.info(instance, params)
   local generation = pool.generations[pool.current]
   row.digest, row.started = generation.digest, generation.started
   row.script = instance.script and instance.script.number
-  row.can_roll_back = pool.previous ~= nil
+  row.can_roll_back = pool.previous ~= nil or pool.canary ~= nil
   return row
 end
 

@@ -1,7 +1,9 @@
 --- swap and rollback: new code for pools that are in service.
 
+local canary = require "sockdrawer.supervisor.canary"
 local core = require "sockdrawer.core"
 local pools = require "sockdrawer.supervisor.pools"
+local probation = require "sockdrawer.supervisor.probation"
 local sync = require "sockdrawer.sync"
 local verbs = require "sockdrawer.verbs"
 
@@ -73,6 +75,7 @@ local function row_of(entry, mode, kept)
   return {
     pool = entry.pool.name, from = entry.from, to = entry.generation.number, digest = entry.generation.digest,
     mode = mode, kept = kept[entry.pool.name] or 0, migrated = 0, failed = 0,
+    share = entry.canary and entry.canary.share, peers = entry.canary and entry.canary.from,
   }
 end
 
@@ -98,7 +101,8 @@ local function drain_old(instance, entries, params, result)
   for i, entry in ipairs(entries) do
     calls[i] = function()
       return instance.stopping:drain_connections {
-        pool = entry.pool.name, deadline = deadline_of(entry.pool, params), before = entry.generation.number,
+        pool = entry.pool.name, deadline = deadline_of(entry.pool, params),
+        before = not entries.withdraw and entry.generation.number or nil, only = entries.withdraw and entry.from or nil,
       }
     end
   end
@@ -142,34 +146,67 @@ end
 
 local AFTERWARDS = { drain = drain_old, migrate = migrate_old }
 
-local function run(instance, verb, params, who, make_entries)
+-- Entries that only take canaries back have nothing to load, so nobody is asked first.
+local function bring_about(instance, entries, plan)
+  plan.entries = entries
+  if entries.withdraw then return instance.changes:withdraw(plan) end
+  return instance.changes:apply(plan)
+end
+
+local function decided_by(watch)
+  return function(entry)
+    if entry.generation.read_digest then entry.pool.read_digest = entry.generation.read_digest end
+    if watch then watch:add(entry.pool, entry.generation.number) end
+  end
+end
+
+-- `how.cause` is what the generations table says about it, `how.watch` a probation that it begins.
+local function run(instance, params, who, how, make_entries)
   local mode, entries = params.mode or "new", nil
   local started = core.now()
-  local result, err, data = instance.changes:alone(verb, params.wait, function()
+  local result, failed, data = instance.changes:alone(how.verb, params.wait, function()
+    local list, err = find_pools(instance, params.pool)
+    if not list then return nil, err end
     local why, more
-    entries, why, more = make_entries()
+    entries, why, more = make_entries(list)
     if not entries then return nil, why, more end
-    local kept, failure, details = instance.changes:apply {
-      entries = entries, cause = verb, who = who,
-      decided = function(entry)
-        if entry.generation.read_digest then entry.pool.read_digest = entry.generation.read_digest end
-      end,
-    }
+    local kept, failure, details = bring_about(instance, entries, {
+      cause = how.cause or how.verb, who = who, decided = decided_by(how.watch),
+    })
     if not kept then return nil, failure, details end
+    if how.watch then how.watch:begin() end
     return result_of(entries, mode, kept, started)
   end)
   if result and AFTERWARDS[mode] then return AFTERWARDS[mode](instance, entries, params, result) end
-  return result, err, data
+  return result, failed, data
 end
 
---- Loads the pools' code anew (or `module` instead) and puts it into service in one barrier.
+local function refusal(list)
+  for _, pool in ipairs(list) do
+    local err = canary.refusal(pool)
+    if err then return err end
+  end
+end
+
+--- Loads the pools' code anew (or `module` instead) and puts it into service in one barrier: for all new connections,
+--- or as a canary for some of them.
 ---@return table|nil result, string|nil err, table|nil data
 function swap.swap(instance, params, who)
-  return run(instance, "swap", params, who, function()
-    local list, err = find_pools(instance, params.pool)
-    if not list then return nil, err end
-    return load_all(instance, list, params.module)
+  local watch = probation.new(instance, params, swap)
+  return run(instance, params, who, { verb = "swap", watch = watch }, function(list)
+    local err = refusal(list)
+    if err then return nil, err end
+    local entries, why, data = load_all(instance, list, params.module)
+    if not entries then return nil, why, data end
+    for _, entry in ipairs(entries) do entry.canary = canary.wanted(params) end
+    return entries
   end)
+end
+
+--- Gives canaries all new connections.
+---@return table|nil result, string|nil err, table|nil data
+function swap.promote(instance, params, who)
+  return run(instance, params, who, { verb = "promote" }, canary.entries)
 end
 
 local function previous_code(list)
@@ -182,12 +219,16 @@ local function previous_code(list)
   return entries
 end
 
---- Puts the code back that was in service before, as a new generation.
+--- Takes canaries back; without one, puts the code back that was in service before, as a new generation.
+---@param cause string|nil what the generations table is to say instead of the verb
 ---@return table|nil result, string|nil err, table|nil data
-function swap.rollback(instance, params, who)
-  return run(instance, "rollback", params, who, function()
-    local list, err = find_pools(instance, params.pool)
-    if not list then return nil, err end
+function swap.rollback(instance, params, who, cause)
+  return run(instance, params, who, { verb = "rollback", cause = cause }, function(list)
+    local entries, err = canary.withdrawals(list)
+    if entries and params.mode == "migrate" then
+      return nil, "a canary's connections cannot migrate back: with --mode drain they are asked to end"
+    end
+    if entries or err then return entries, err end
     return previous_code(list)
   end)
 end

@@ -5,6 +5,7 @@
 
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
+local probation = require "sockdrawer.supervisor.probation"
 local process = require "sockdrawer.supervisor.process"
 local supervision = require "sockdrawer.supervision"
 local sync = require "sockdrawer.sync"
@@ -250,6 +251,7 @@ end
 
 function Workers:_gone(worker, status)
   local instance = self.instance
+  local slot = instance.scoreboard:slot(worker.slot)
   local lost = instance.scoreboard:slot_reap(worker.slot)
   instance.scoreboard:slot_set(worker.slot, { state = "free", pid = 0, loop = 0 })
   self.by_slot[worker.slot] = nil
@@ -260,7 +262,10 @@ function Workers:_gone(worker, status)
   instance.pools:released_by(worker)
   instance.listeners:worker_gone(worker)
   local reason = worker.error or process.describe(status)
-  if not worker.leaving then log_death(worker, before, reason, lost) end
+  if not worker.leaving then
+    log_death(worker, before, reason, lost)
+    probation.blame(instance, slot, ("worker %d died: %s"):format(worker.loop, reason))
+  end
   worker.ran:resolve(nil, reason)
   self.engine:exited(worker.loop, reason)
 end

@@ -71,6 +71,11 @@ function control.gens(params) end
 ---@field module? string another handler module
 ---@field mode? "new"|"drain"|"migrate" new: open connections stay on their code; migrate: they go along where they can; drain: they are asked to end
 ---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
+---@field share? string|number a canary: only so many of the new connections get it, until promote
+---@field from? string a canary: peers in this network get it, until promote
+---@field probation? number rolled back by itself if it kills a worker or errs so soon
+---@field max_errors? integer so many connections may end with error in the probation (default 5)
+---@field promote? boolean promote the canary when the probation has passed
 ---@field wait? number queue so long behind another change instead of answering busy
 
 --- Put new code into service: the pool's module read anew, or another one.
@@ -80,13 +85,26 @@ function control.gens(params) end
 ---@return table? data
 function control.swap(params) end
 
+---@class sockdrawer.Control.promote
+---@field pool string|string[] the pool; several, a,b, change together or not at all
+---@field mode? "new"|"drain"|"migrate" new: open connections stay on their code; migrate: they go along where they can; drain: they are asked to end
+---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Give a canary all new connections.
+---@param params sockdrawer.Control.promote
+---@return table? result
+---@return string? err
+---@return table? data
+function control.promote(params) end
+
 ---@class sockdrawer.Control.rollback
 ---@field pool string|string[] the pool; several, a,b, change together or not at all
 ---@field mode? "new"|"drain"|"migrate" new: open connections stay on their code; migrate: they go along where they can; drain: they are asked to end
 ---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
 ---@field wait? number queue so long behind another change instead of answering busy
 
---- Go back to the code that was in service before.
+--- Take a canary back, or go back to the code that was in service before.
 ---@param params sockdrawer.Control.rollback
 ---@return table? result
 ---@return string? err
@@ -184,7 +202,7 @@ function control.replace(params) end
 ---@field pool? string the pool; none: the instance
 ---@field assign? string|string[] loops=N, or acceptors=N of a pool
 ---@field loops? integer the same as loops=N
----@field acceptors? nil the same as acceptors=N
+---@field acceptors? integer the same as acceptors=N
 ---@field deadline? number|false|"infinity" who leaves service has its connections end, and cuts them after so many seconds; without it they stay
 ---@field wait? number queue so long behind another change instead of answering busy
 
