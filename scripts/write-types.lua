@@ -16,7 +16,7 @@ end
 
 -- How values are written, by the type of their row.
 local KINDS = {
-  count = "integer", seconds = "number", whole_seconds = "integer", size = "integer|string", boolean = "boolean",
+  count = "integer", number = "number", seconds = "number", whole_seconds = "integer", size = "integer|string", boolean = "boolean",
   keepalive = "boolean|integer", text = "string", mode = "string", user = "string", addresses = "string|string[]",
   networks = "string|string[]",
   plain = "table", handler = "string|sockdrawer.Handler", when_full = '"backlog"|"close"',

@@ -6,28 +6,36 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <fcntl.h>
 
-#define MAGIC UINT64_C(0x7364626f61726432) /* changes with the layout */
+#define MAGIC UINT64_C(0x7364626f61726433) /* changes with the layout */
 
 typedef struct {
   uint64_t magic;
   uint64_t size;
   uint32_t slots;
   uint32_t pools;
+  uint64_t seed;
 } header;
 
 /* Where things lie in the mapping, each on lines of its own. */
 typedef struct {
-  size_t pools, slots, counters, held, size;
-  size_t stride;
+  size_t pools, slots, counters, held, tickets, headcounts, size;
+  size_t stride, headcount;
 } layout;
+
+#define PAGE 4096
 
 static size_t whole_lines(size_t bytes) {
   return (bytes + SD_SCOREBOARD_LINE - 1) / SD_SCOREBOARD_LINE * SD_SCOREBOARD_LINE;
+}
+
+static size_t whole_pages(size_t bytes) {
+  return (bytes + PAGE - 1) / PAGE * PAGE;
 }
 
 static layout plan(uint32_t slots, uint32_t pools) {
@@ -38,7 +46,10 @@ static layout plan(uint32_t slots, uint32_t pools) {
   l.slots = l.pools + pools * sizeof(sd_scoreboard_pool);
   l.counters = l.slots + slots * sizeof(sd_scoreboard_slot);
   l.held = l.counters + slots * row;
-  l.size = l.held + whole_lines((size_t)slots * pools * sizeof(uint32_t));
+  l.tickets = l.held + whole_lines((size_t)slots * pools * sizeof(uint32_t));
+  l.headcounts = whole_pages(l.tickets + (size_t)slots * pools * sizeof(uint64_t));
+  l.headcount = whole_pages(sd_headcount_size(slots));
+  l.size = l.headcounts + pools * l.headcount; /* mostly of pages that nobody touches */
   return l;
 }
 
@@ -56,6 +67,9 @@ static int map(sd_scoreboard *sb, int fd, uint32_t slots, uint32_t pools) {
   sb->counters = (sd_pool_counters *)(at + l.counters);
   sb->counters_stride = l.stride;
   sb->held = (_Atomic uint32_t *)(at + l.held);
+  sb->tickets = (uint64_t *)(at + l.tickets);
+  sb->headcounts = at + l.headcounts;
+  sb->headcount_size = l.headcount;
   return 0;
 }
 
@@ -83,7 +97,10 @@ static int open_memory(size_t size) {
 
 static int fill(sd_scoreboard *sb) {
   assert(sb->mapping != NULL);
-  *(header *)sb->mapping = (header){ .magic = MAGIC, .size = sb->size, .slots = sb->nslots, .pools = sb->npools };
+  /* Unpredictable where that is to be had: early in a boot it may not be, and nothing else depends on it. */
+  if (getrandom(&sb->seed, sizeof sb->seed, GRND_NONBLOCK) < 0) sb->seed = sd_scoreboard_clock();
+  *(header *)sb->mapping =
+    (header){ .magic = MAGIC, .size = sb->size, .slots = sb->nslots, .pools = sb->npools, .seed = sb->seed };
   for (uint32_t i = 0; i < sb->nslots; i++) sb->slots[i].pool = SD_SCOREBOARD_NO_POOL;
   return init_mutexes(sb);
 }
@@ -131,7 +148,7 @@ int sd_scoreboard_attach(sd_scoreboard *out, int fd, int bell, uint32_t slot) {
   int err = read_header(fd, &h);
   if (err) return err;
   if (slot != SD_SCOREBOARD_NO_SLOT && slot >= h.slots) return -EINVAL;
-  sd_scoreboard sb = { .bell = bell, .slot = slot };
+  sd_scoreboard sb = { .bell = bell, .slot = slot, .seed = h.seed };
   err = map(&sb, fd, h.slots, h.pools);
   if (err) return err;
   *out = sb;
@@ -164,6 +181,20 @@ static uint64_t sum_held(const sd_scoreboard *sb, uint32_t pool) {
   return sum;
 }
 
+static uint64_t *ticket_of(const sd_scoreboard *sb, uint32_t pool, uint32_t slot) {
+  return &sb->tickets[(size_t)pool * sb->nslots + slot];
+}
+
+static uint32_t count_queues(const sd_scoreboard *sb, uint32_t pool) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < sb->nslots; i++) n += *ticket_of(sb, pool, i) != 0;
+  return n;
+}
+
+static sd_headcount *headcount(const sd_scoreboard *sb, uint32_t pool) {
+  return (sd_headcount *)(sb->headcounts + pool * sb->headcount_size);
+}
+
 /* A process can be killed anywhere, so `held` is changed by one store and the
  * sum is made anew when its holder has died. */
 static sd_scoreboard_pool *lock(const sd_scoreboard *sb, uint32_t pool) {
@@ -172,6 +203,8 @@ static sd_scoreboard_pool *lock(const sd_scoreboard *sb, uint32_t pool) {
   int err = pthread_mutex_lock(&p->mutex);
   if (err == EOWNERDEAD) {
     p->total = sum_held(sb, pool);
+    p->queues = count_queues(sb, pool);
+    sd_headcount_mend(headcount(sb, pool), sb->nslots, sb->seed);
     err = pthread_mutex_consistent(&p->mutex);
   }
   assert(err == 0);
@@ -192,24 +225,69 @@ static void unlock_and_tell(const sd_scoreboard *sb, sd_scoreboard_pool *p) {
   if (tell) sd_scoreboard_ring(sb);
 }
 
-int sd_scoreboard_reserve(sd_scoreboard *sb, uint32_t pool) {
+/* Somebody else has waited longer, and may be coming. */
+static bool is_anothers_turn(const sd_scoreboard *sb, uint32_t pool, const sd_claim *claim) {
+  const sd_scoreboard_pool *p = &sb->pools[pool];
+  if (p->queues == 0 || claim->now > p->room_since + SD_SCOREBOARD_PATIENCE) return false;
+  for (uint32_t i = 0; i < sb->nslots; i++) {
+    uint64_t other = *ticket_of(sb, pool, i);
+    if (other != 0 && (claim->ticket == 0 || other < claim->ticket)) return true;
+  }
+  return false;
+}
+
+static int judge(const sd_scoreboard *sb, uint32_t pool, const sd_claim *claim, uint64_t *wait) {
+  const sd_scoreboard_pool *p = &sb->pools[pool];
+  if (p->total >= p->max) return -EAGAIN;
+  if (is_anothers_turn(sb, pool, claim)) return -EINPROGRESS;
+  *wait = sd_bucket_wait(p->bucket, &claim->rate, claim->now);
+  return *wait > 0 ? -EBUSY : 0;
+}
+
+int sd_scoreboard_claim(sd_scoreboard *sb, uint32_t pool, const sd_claim *claim, uint64_t *wait) {
   sd_scoreboard_pool *p = lock(sb, pool);
-  bool room = p->total < p->max;
-  if (room) {
+  int err = judge(sb, pool, claim, wait);
+  if (err == 0) {
     ++*held(sb, pool, sb->slot);
     ++p->total;
+    if (claim->rate.interval != 0) p->bucket = sd_bucket_take(p->bucket, &claim->rate, claim->now);
   } else {
-    p->waiting = 1;
+    p->waiting |= err != -EBUSY;
   }
   unlock(p);
-  return room ? 0 : -EAGAIN;
+  return err;
+}
+
+int sd_scoreboard_reserve(sd_scoreboard *sb, uint32_t pool) {
+  const sd_claim any = { .now = UINT64_MAX };
+  uint64_t wait;
+  return sd_scoreboard_claim(sb, pool, &any, &wait);
+}
+
+/* After `total` fell or `max` rose: those who wait have their turn from now on. */
+static void note_room(sd_scoreboard_pool *p, bool was_full) {
+  if (was_full && p->total < p->max) p->room_since = sd_scoreboard_clock();
+}
+
+static void give_place_back(sd_scoreboard *sb, uint32_t pool) {
+  sd_scoreboard_pool *p = &sb->pools[pool];
+  bool was_full = p->total >= p->max;
+  assert(*held(sb, pool, sb->slot) > 0);
+  --*held(sb, pool, sb->slot);
+  --p->total;
+  note_room(p, was_full);
 }
 
 void sd_scoreboard_release(sd_scoreboard *sb, uint32_t pool) {
   sd_scoreboard_pool *p = lock(sb, pool);
-  assert(*held(sb, pool, sb->slot) > 0);
-  --*held(sb, pool, sb->slot);
-  --p->total;
+  give_place_back(sb, pool);
+  unlock_and_tell(sb, p);
+}
+
+void sd_scoreboard_unclaim(sd_scoreboard *sb, uint32_t pool, const sd_claim *claim) {
+  sd_scoreboard_pool *p = lock(sb, pool);
+  give_place_back(sb, pool);
+  if (claim->rate.interval != 0) p->bucket = sd_bucket_return(p->bucket, &claim->rate);
   unlock_and_tell(sb, p);
 }
 
@@ -234,8 +312,48 @@ int sd_scoreboard_pass(sd_scoreboard *sb, uint32_t pool, sd_scoreboard_party fro
 
 void sd_scoreboard_set_max(sd_scoreboard *sb, uint32_t pool, uint64_t max) {
   sd_scoreboard_pool *p = lock(sb, pool);
+  bool was_full = p->total >= p->max;
   p->max = max;
+  note_room(p, was_full);
   unlock_and_tell(sb, p);
+}
+
+uint64_t sd_scoreboard_draw(sd_scoreboard *sb, uint32_t pool) {
+  sd_scoreboard_pool *p = lock(sb, pool);
+  uint64_t ticket = ++p->last_ticket;
+  unlock(p);
+  return ticket;
+}
+
+/* Rings too when there is room: it may be the next one's turn now. */
+void sd_scoreboard_wait(sd_scoreboard *sb, uint32_t pool, uint64_t oldest) {
+  sd_scoreboard_pool *p = lock(sb, pool);
+  uint64_t *mine = ticket_of(sb, pool, sb->slot);
+  p->queues += (oldest != 0) - (*mine != 0);
+  *mine = oldest;
+  unlock_and_tell(sb, p);
+}
+
+int sd_scoreboard_enter(sd_scoreboard *sb, uint32_t pool, const sd_headcount_key *key,
+  const sd_headcount_limits *limits, uint64_t now, uint32_t *ticket) {
+  sd_scoreboard_pool *p = lock(sb, pool);
+  int err = sd_headcount_enter(headcount(sb, pool), sb->nslots, sb->slot, key, sb->seed, limits, now, ticket);
+  unlock(p);
+  return err;
+}
+
+void sd_scoreboard_adopt(sd_scoreboard *sb, uint32_t pool, uint32_t ticket) {
+  if (ticket == 0) return;
+  sd_scoreboard_pool *p = lock(sb, pool);
+  sd_headcount_adopt(headcount(sb, pool), sb->nslots, sb->slot, ticket);
+  unlock(p);
+}
+
+void sd_scoreboard_leave(sd_scoreboard *sb, uint32_t pool, uint32_t ticket) {
+  if (ticket == 0) return;
+  sd_scoreboard_pool *p = lock(sb, pool);
+  sd_headcount_leave(headcount(sb, pool), sb->nslots, sb->slot, ticket);
+  unlock(p);
 }
 
 static bool has_connections(const sd_scoreboard *sb, uint32_t pool) {
@@ -256,6 +374,8 @@ static void start_over(sd_scoreboard *sb, uint32_t pool) {
   p->revision = 0;
   sd_split_clear(&p->split);
   sd_trial_watch(&p->trial, 0);
+  p->bucket = 0;
+  sd_headcount_clear(headcount(sb, pool), sb->nslots);
 }
 
 int sd_scoreboard_pool_open(sd_scoreboard *sb, uint32_t pool, const char *name) {
@@ -357,7 +477,13 @@ void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot, sd_slot_vie
 
 static void give_back(sd_scoreboard *sb, uint32_t pool, uint32_t slot) {
   sd_scoreboard_pool *p = lock(sb, pool);
+  uint64_t *ticket = ticket_of(sb, pool, slot);
+  bool was_full = p->total >= p->max;
   p->total -= atomic_exchange(held(sb, pool, slot), 0);
+  p->queues -= *ticket != 0;
+  *ticket = 0;
+  sd_headcount_reap(headcount(sb, pool), sb->nslots, slot);
+  note_room(p, was_full);
   p->waiting = 0; /* the ring that follows is for all */
   unlock(p);
 }

@@ -18,7 +18,9 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "base/headcount.h"
 #include "base/split.h"
+#include "base/token_bucket.h"
 
 #define SD_SCOREBOARD_UNLIMITED UINT64_MAX
 #define SD_SCOREBOARD_NO_POOL UINT32_MAX
@@ -78,6 +80,10 @@ typedef struct {
   _Alignas(SD_SCOREBOARD_LINE) pthread_mutex_t mutex;
   _Atomic uint64_t max;
   _Atomic uint64_t total;
+  uint64_t room_since; /* ns: since then it has not been full */
+  uint64_t bucket;     /* of accepts */
+  uint64_t last_ticket;
+  uint32_t queues;  /* slots in which somebody waits */
   uint32_t waiting; /* somebody was refused since the last ring */
   _Atomic uint32_t open;
   /* Written by the supervisor only. */
@@ -100,6 +106,10 @@ typedef struct {
   sd_pool_counters *counters; /* a row of pools for each slot */
   size_t counters_stride;     /* counters in a row, padded to whole lines */
   _Atomic uint32_t *held;     /* a row of slots for each pool */
+  uint64_t *tickets;          /* likewise: who waits longest in each slot; 0: nobody */
+  char *headcounts;           /* a table for each pool */
+  size_t headcount_size;
+  uint64_t seed;
 } sd_scoreboard;
 
 /* Makes mapping and bell; both descriptors are close-on-exec and belong to the
@@ -122,6 +132,37 @@ void sd_scoreboard_ring(const sd_scoreboard *sb);
 /* Takes one place of the pool in our slot's name. 0, or -EAGAIN when it is
  * full: then the bell will ring once there is room again. */
 int sd_scoreboard_reserve(sd_scoreboard *sb, uint32_t pool);
+
+/* Places go to who waits longest, over all processes: waiters draw tickets, and each
+ * slot tells the oldest of its own. A slot that lets a free place lie for so long is
+ * passed over: its process may be stuck. */
+#define SD_SCOREBOARD_PATIENCE UINT64_C(20000000) /* ns */
+
+typedef struct {
+  uint64_t now;    /* ns */
+  uint64_t ticket; /* of who asks; 0: has just come */
+  sd_rate rate;    /* of the pool's accepts */
+} sd_claim;
+
+/* The same for somebody with a ticket or without, and -EINPROGRESS when it is an
+ * older ticket's turn, -EBUSY when accepts come too fast: then `*wait` says how many
+ * ns too early it is. */
+int sd_scoreboard_claim(sd_scoreboard *sb, uint32_t pool, const sd_claim *claim, uint64_t *wait);
+
+/* Gives back what was claimed for nothing. */
+void sd_scoreboard_unclaim(sd_scoreboard *sb, uint32_t pool, const sd_claim *claim);
+
+/* A new ticket, younger than all. */
+uint64_t sd_scoreboard_draw(sd_scoreboard *sb, uint32_t pool);
+
+/* The oldest ticket that waits in our slot; 0: nobody does any more. */
+void sd_scoreboard_wait(sd_scoreboard *sb, uint32_t pool, uint64_t oldest);
+
+/* Counts a connection of this network in our slot: see headcount.h. */
+int sd_scoreboard_enter(sd_scoreboard *sb, uint32_t pool, const sd_headcount_key *key,
+  const sd_headcount_limits *limits, uint64_t now, uint32_t *ticket);
+void sd_scoreboard_adopt(sd_scoreboard *sb, uint32_t pool, uint32_t ticket);
+void sd_scoreboard_leave(sd_scoreboard *sb, uint32_t pool, uint32_t ticket);
 
 /* Gives one place back. */
 void sd_scoreboard_release(sd_scoreboard *sb, uint32_t pool);

@@ -7,6 +7,7 @@
  * at again when the bell rings, a generation arrives, in the next turn, or after
  * the rest that a failing accept costs it. */
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -86,40 +87,107 @@ static bool reject_one(l_listener *l) {
   return true;
 }
 
-static bool give_up_place(l_listener *l) {
-  sd_scoreboard_release(sd_the_vm.scoreboard, l->pool->index);
-  return true;
+/* Its queue has been looked at: who comes next has just come. */
+static int take_one(l_listener *l, struct sockaddr_storage *peer, const sd_claim *claim) {
+  int fd = accept_one(l, peer);
+  l->ticket = 0;
+  if (fd < 0) sd_scoreboard_unclaim(sd_the_vm.scoreboard, l->pool->index, claim);
+  return fd;
 }
 
-static bool serve_one(l_listener *l, l_generation *g) {
+static bool serve_one(l_listener *l, l_generation *g, const sd_claim *claim) {
   struct sockaddr_storage peer;
   sd_reject why;
-  l_pool *pool = l->pool;
-  int fd = accept_one(l, &peer);
-  if (fd < 0) {
-    give_up_place(l);
-    return go_on_after(l, -fd);
-  }
-  if (!sd_l_admission_allows(&pool->admission, (struct sockaddr *)&peer, &why)) {
+  uint32_t headcount, index = l->pool->index;
+  int fd = take_one(l, &peer, claim), err = 0;
+  if (fd < 0) return go_on_after(l, -fd);
+  if (!sd_l_admission_enter(&l->pool->admission, index, (struct sockaddr *)&peer, &headcount, &why)) {
     reject(l, fd, why);
-    return give_up_place(l);
+  } else {
+    err = sd_l_pool_serve(l->pool, g, fd, (struct sockaddr *)&peer, headcount);
+    if (err == 0) return true;
+    sd_scoreboard_leave(sd_the_vm.scoreboard, index, headcount);
+    close(fd);
   }
-  int err = sd_l_pool_serve(pool, g, fd, (struct sockaddr *)&peer);
-  if (err == 0) return true;
-  give_up_place(l);
-  close(fd);
-  return go_on_after(l, -err);
+  sd_scoreboard_unclaim(sd_the_vm.scoreboard, index, claim);
+  return err == 0 || go_on_after(l, -err);
 }
+
+/* ---- the line for a free place, over all loops ---- */
+
+static void on_retry(sd_timer *timer) {
+  sd_l_accept_try((l_pool *)((char *)timer - offsetof(l_pool, retry)));
+}
+
+static void retry_in(l_pool *pool, uint64_t ns) {
+  uint64_t when = sd_loop_now(&sd_the_vm.loop) + ns / 1000000 + 1;
+  if (!sd_timer_armed(&pool->retry) || when < pool->retry.when) sd_loop_arm(&sd_the_vm.loop, &pool->retry, when);
+}
+
+/* What is about to close has no time for a rate. */
+static int claim_place(l_listener *l, sd_claim *claim) {
+  l_pool *pool = l->pool;
+  uint64_t wait = 0;
+  *claim = (sd_claim){ .now = sd_scoreboard_clock(), .ticket = l->ticket };
+  if (!l->leaving) claim->rate = pool->admission.accept;
+  int err = sd_scoreboard_claim(sd_the_vm.scoreboard, pool->index, claim, &wait);
+  if (err == -EBUSY) retry_in(pool, wait);
+  if (err == -EINPROGRESS) retry_in(pool, SD_SCOREBOARD_PATIENCE);
+  return err;
+}
+
+static uint64_t oldest_ticket(const l_pool *pool) {
+  uint64_t oldest = 0;
+  for (const l_listener *l = pool->listeners; l != NULL; l = l->next)
+    if (l->ticket != 0 && (oldest == 0 || l->ticket < oldest)) oldest = l->ticket;
+  return oldest;
+}
+
+static void announce(l_pool *pool) {
+  uint64_t oldest = oldest_ticket(pool);
+  if (oldest == pool->announced) return;
+  pool->announced = oldest;
+  sd_scoreboard_wait(sd_the_vm.scoreboard, pool->index, oldest);
+}
+
+/* An empty queue has no place in the line: who comes to it later would be served as if
+ * they had waited since now. */
+static bool has_queue(l_listener *l) {
+  struct pollfd p = { .fd = l->source.fd, .events = POLLIN };
+  return poll(&p, 1, 0) != 0;
+}
+
+static bool wait_in_line(l_listener *l) {
+  if (l->ticket != 0) return false;
+  l->ready = has_queue(l);
+  if (l->ready) l->ticket = sd_scoreboard_draw(sd_the_vm.scoreboard, l->pool->index);
+  return false;
+}
+
+static bool stand_back(l_listener *l) {
+  l->ticket = 0;
+  return false;
+}
+
+void sd_l_accept_stand_back(l_pool *pool) {
+  for (l_listener *l = pool->listeners; l != NULL; l = l->next) stand_back(l);
+  announce(pool);
+}
+
+/* ---- steps ---- */
 
 /* False when there is nothing to do for now. */
 static bool step(l_listener *l) {
   l_pool *pool = l->pool;
-  if (pool->paused && !l->leaving) return false;
-  if (sd_timer_armed(&l->rest)) return false;
+  if (pool->paused && !l->leaving) return stand_back(l);
+  if (sd_timer_armed(&l->rest)) return stand_back(l);
   l_generation *g = sd_l_pool_current(pool);
-  if (g != NULL && sd_scoreboard_reserve(sd_the_vm.scoreboard, pool->index) == 0) return serve_one(l, g);
-  if (l->leaving || (g != NULL && pool->close_when_full)) return reject_one(l);
-  return false;
+  sd_claim claim;
+  int err = g != NULL ? claim_place(l, &claim) : -ENOENT;
+  if (err == 0) return serve_one(l, g, &claim);
+  if (l->leaving || (err == -EAGAIN && pool->close_when_full)) return reject_one(l);
+  if (g == NULL) return stand_back(l);
+  return err != -EBUSY ? wait_in_line(l) : false;
 }
 
 /* Of one that is in no list any more. */
@@ -138,16 +206,20 @@ static void end_listener(l_listener *l) {
 static void close_listener(l_listener *l) {
   l_listener **link = &l->pool->listeners;
   while (*link != l) link = &(*link)->next;
+  l_pool *pool = l->pool;
   *link = l->next;
   end_listener(l);
+  announce(pool);
 }
 
 static void accept_some(l_listener *l) {
   for (int i = 0; i < ACCEPTS_A_TURN; i++) {
     if (step(l)) continue;
+    announce(l->pool);
     if (l->leaving && !l->ready) close_listener(l);
     return;
   }
+  announce(l->pool);
   sd_loop_defer(&sd_the_vm.loop, &l->again);
 }
 
@@ -162,11 +234,17 @@ static void on_pending(sd_source *source, uint32_t events) {
   if (!l->again.waiting) accept_some(l);
 }
 
+void sd_l_accept_init(l_pool *pool) {
+  pool->retry.fire = on_retry;
+}
+
 void sd_l_accept_close(l_pool *pool) {
+  sd_timers_disarm(&sd_the_vm.loop.timers, &pool->retry);
   for (l_listener *l; (l = pool->listeners) != NULL;) {
     pool->listeners = l->next;
     end_listener(l);
   }
+  announce(pool);
 }
 
 /* accept(fd, id): takes over the descriptor. */

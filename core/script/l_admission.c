@@ -1,7 +1,9 @@
 /* Who gets in, by the options. */
 #include "l_admission.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "vm.h"
 
@@ -41,7 +43,48 @@ static bool take_list(lua_State *L, int index, const char *key, sd_networks *int
   return said ? given : was;
 }
 
+/* The number in field `key` of the table on top, or what is said otherwise. */
+static double number(lua_State *L, const char *key, double otherwise) {
+  lua_getfield(L, -1, key);
+  if (lua_isnumber(L, -1)) otherwise = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  return otherwise;
+}
+
+static sd_rate read_rate(lua_State *L) {
+  double rate = number(L, "rate", 0);
+  return sd_rate_of(rate, number(L, "burst", rate));
+}
+
+/* In the field `key` of the table on top: without it everything is off. */
+static bool open_group(lua_State *L, const char *key) {
+  if (lua_istable(L, -1))
+    lua_getfield(L, -1, key);
+  else
+    lua_pushnil(L);
+  return lua_istable(L, -1);
+}
+
+static void take_rates(lua_State *L, int index, l_admission *a) {
+  lua_getfield(L, index, "rates");
+  if (lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    return;
+  }
+  a->accept = open_group(L, "accept") ? read_rate(L) : (sd_rate){ 0 };
+  lua_pop(L, 1);
+  a->per_ip = (sd_headcount_limits){ 0 };
+  if (open_group(L, "per_ip")) {
+    a->per_ip.connections = (uint32_t)number(L, "connections", 0);
+    a->per_ip.rate = read_rate(L);
+    a->v4 = (unsigned)number(L, "v4", 32);
+    a->v6 = (unsigned)number(L, "v6", 64);
+  }
+  lua_pop(L, 2);
+}
+
 void sd_l_admission_configure(lua_State *L, int index, l_admission *a) {
+  take_rates(L, index, a);
   a->only_allowed = take_list(L, index, "allow", &a->allow, a->only_allowed);
   take_list(L, index, "deny", &a->deny, false);
 }
@@ -65,4 +108,23 @@ static bool is_listed_out(const l_admission *a, const struct sockaddr *peer) {
 bool sd_l_admission_allows(const l_admission *a, const struct sockaddr *peer, sd_reject *why) {
   *why = SD_REJECT_DENIED;
   return !is_listed_out(a, peer);
+}
+
+static bool enter_network(
+  const l_admission *a, uint32_t pool, const struct sockaddr *peer, uint32_t *headcount, sd_reject *why) {
+  const sd_headcount_limits *limits = &a->per_ip;
+  sd_network n = sd_network_around(peer, a->v4, a->v6);
+  if (n.size == 0 || (limits->connections == 0 && limits->rate.interval == 0)) return true;
+  sd_headcount_key key = { { 0 } };
+  memcpy(&key, n.bytes, sizeof n.bytes);
+  key.words[2] = (uint64_t)n.size << 8 | n.bits;
+  int err = sd_scoreboard_enter(sd_the_vm.scoreboard, pool, &key, limits, sd_scoreboard_clock(), headcount);
+  *why = err == -EAGAIN ? SD_REJECT_RATE : SD_REJECT_PER_IP;
+  return err == 0;
+}
+
+bool sd_l_admission_enter(
+  const l_admission *a, uint32_t pool, const struct sockaddr *peer, uint32_t *headcount, sd_reject *why) {
+  *headcount = 0;
+  return sd_l_admission_allows(a, peer, why) && enter_network(a, pool, peer, headcount, why);
 }

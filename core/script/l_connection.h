@@ -48,8 +48,9 @@ struct l_conn {
   l_conn *next, **link; /* in the pool's list */
   sd_owned owned;       /* outbound: ends with the task that opened it */
   uint64_t serial;
-  uint64_t told_of; /* the newest generation that a read said "outdated" for */
-  lua_State *heir;  /* what the handler's task goes on as when it has ended */
+  uint32_t headcount; /* where its network is counted; 0: nowhere */
+  uint64_t told_of;   /* the newest generation that a read said "outdated" for */
+  lua_State *heir;    /* what the handler's task goes on as when it has ended */
   l_generation *heir_generation;
   int32_t heir_args;
   int32_t born_loop, born_life; /* 0: here; else it has moved, and its id is from there */

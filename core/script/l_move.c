@@ -150,6 +150,7 @@ static int l_pack(lua_State *L) {
   put_number(L, "idle", c->conn.idle);
   put_number(L, "write", c->conn.write);
   put_number(L, "life", until(c, c->conn.life_deadline));
+  put_number(L, "headcount", c->headcount);
   put_number(L, "deadline", until(c, c->conn.deadline));
   put_flag(L, "eof", c->conn.eof);
   put_flag(L, "deaf", c->conn.deaf);
@@ -165,6 +166,7 @@ static int l_depart(lua_State *L) {
   sd_task *task = own_task(L, c, "conn:move");
   sd_conn_note_end(&c->conn, SD_END_MOVED);
   sd_conn_detach(&c->conn);
+  sd_scoreboard_leave(sd_the_vm.scoreboard, c->pool->index, c->headcount);
   c->departed = true;
   sd_l_conn_run_on_close(c, SD_END_MOVED);
   task->doomed = true;
@@ -253,6 +255,8 @@ static int unpack(lua_State *L, int index, l_conn *c) {
   c->conn.idle = (uint32_t)number_of(L, index, "idle");
   c->conn.write = (uint32_t)number_of(L, index, "write");
   c->conn.deadline = from_now(c, number_of(L, index, "deadline"));
+  c->headcount = (uint32_t)number_of(L, index, "headcount");
+  sd_scoreboard_adopt(sd_the_vm.scoreboard, c->pool->index, c->headcount);
   c->conn.eof = flag_of(L, index, "eof");
   c->conn.deaf = flag_of(L, index, "deaf");
   c->conn.fin = flag_of(L, index, "fin");

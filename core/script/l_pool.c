@@ -107,6 +107,7 @@ uint64_t sd_l_pool_newer(const l_conn *c) {
 
 void sd_l_pool_conn_closed(l_conn *c) {
   sd_scoreboard_count_closed(sd_the_vm.scoreboard, c->pool->index);
+  sd_scoreboard_leave(sd_the_vm.scoreboard, c->pool->index, c->headcount);
   sd_scoreboard_release(sd_the_vm.scoreboard, c->pool->index);
 }
 
@@ -192,11 +193,12 @@ void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c) {
   link_connection(pool, c);
 }
 
-int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer) {
+int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount) {
   lua_State *L = sd_the_vm.L;
   int err;
   l_conn *c = sd_l_conn_new(L, fd, pool->limits, peer, &err);
   if (c == NULL) return err;
+  c->headcount = headcount;
   set_own_sockopts(pool, fd, peer);
   g = choose(pool, g, peer);
   sd_l_pool_join(pool, g, c);
@@ -350,6 +352,7 @@ static int l_pool_new(lua_State *L) {
   pool->loop = loop;
   pool->on_drained = pool->on_event = pool->on_ended = LUA_NOREF;
   pool->limits = &usual_limits;
+  sd_l_accept_init(pool);
   take_config(L, 1, pool);
   pool->next = pools;
   pools = pool;
@@ -423,7 +426,10 @@ static int l_outdate(lua_State *L) {
 static int l_pause(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
   pool->paused = lua_toboolean(L, 2);
-  if (!pool->paused) sd_l_accept_try(pool);
+  if (pool->paused)
+    sd_l_accept_stand_back(pool);
+  else
+    sd_l_accept_try(pool);
   return 0;
 }
 

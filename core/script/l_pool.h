@@ -25,6 +25,7 @@ struct l_listener {
   l_pool *pool;
   l_listener *next;
   int id;
+  uint64_t ticket; /* its place in the line for a free place; 0: it is not in it */
   bool ready;      /* its queue may hold something */
   bool leaving;    /* empties its queue, then closes */
   sd_task *leaver; /* waits for that */
@@ -45,6 +46,8 @@ struct l_pool {
   char name[SD_SCOREBOARD_NAME_MAX];
   const sd_conn_limits *limits; /* of new connections */
   l_admission admission;
+  sd_timer retry;     /* armed: the next accept is due then */
+  uint64_t announced; /* the oldest ticket, as the scoreboard knows it */
   l_generation *generations, *current;
   l_listener *listeners;
   l_conn *connections;
@@ -62,8 +65,9 @@ static inline l_pool *sd_l_pool_check(lua_State *L) {
 l_generation *sd_l_pool_current(l_pool *pool);
 
 /* Starts the handler of `g`, or of a canary beside it, on an accepted descriptor
- * whose place is reserved. 0 or -errno: then both are still the caller's. */
-int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer);
+ * whose place is reserved, and who is counted in `headcount`. 0 or -errno: then all
+ * three are still the caller's. */
+int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount);
 
 /* Makes it one of the pool's connections, served by this generation. */
 void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c);
@@ -78,6 +82,11 @@ void sd_l_pool_tell(sd_ref fn, const char *word, double number);
 
 /* Looks at every socket again whose queue may hold something. */
 void sd_l_accept_try(l_pool *pool);
+
+/* Leaves the line: it will accept nothing for now. */
+void sd_l_accept_stand_back(l_pool *pool);
+
+void sd_l_accept_init(l_pool *pool);
 
 /* Closes its listen sockets. */
 void sd_l_accept_close(l_pool *pool);

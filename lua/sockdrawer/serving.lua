@@ -131,7 +131,7 @@ end
 local function settings(options, revision)
   return {
     revision = revision, limits = options.limits, timeouts = options.timeouts, when_full = options.when_full,
-    socket = options.socket, allow = options.allow, deny = options.deny,
+    socket = options.socket, allow = options.allow, deny = options.deny, rates = options.rates,
   }
 end
 

@@ -280,6 +280,91 @@ static void whoever_is_killed_anywhere_gives_all_back(void **state) {
   }
 }
 
+/* ---- who waits longest ---- */
+
+static int claim(sd_scoreboard *sb, uint64_t ticket) {
+  uint64_t wait;
+  sd_claim c = { .now = sd_scoreboard_clock(), .ticket = ticket };
+  return sd_scoreboard_claim(sb, 0, &c, &wait);
+}
+
+static void the_oldest_ticket_has_the_next_place(void **state) {
+  sd_scoreboard *sb = *state, a = join(sb, 0), b = join(sb, 1), c = join(sb, 2);
+  sd_scoreboard_set_max(sb, 0, 1);
+  assert_int_equal(claim(&a, 0), 0);
+  uint64_t first = sd_scoreboard_draw(&b, 0), second = sd_scoreboard_draw(&c, 0);
+  sd_scoreboard_wait(&c, 0, second);
+  sd_scoreboard_wait(&b, 0, first);
+  assert_int_equal(claim(&b, first), -EAGAIN);
+  sd_scoreboard_release(&a, 0);
+  assert_int_equal(claim(&a, 0), -EINPROGRESS);
+  assert_int_equal(claim(&c, second), -EINPROGRESS);
+  assert_int_equal(claim(&b, first), 0);
+  sd_scoreboard_wait(&b, 0, 0);
+  sd_scoreboard_release(&b, 0);
+  assert_int_equal(claim(&c, second), 0);
+}
+
+static void the_next_one_is_told_when_its_turn_comes(void **state) {
+  sd_scoreboard *sb = *state, a = join(sb, 0), b = join(sb, 1);
+  uint64_t first = sd_scoreboard_draw(&a, 0), second = sd_scoreboard_draw(&b, 0);
+  sd_scoreboard_wait(&a, 0, first);
+  sd_scoreboard_wait(&b, 0, second);
+  sd_scoreboard_set_max(sb, 0, 0);
+  sd_scoreboard_set_max(sb, 0, 2);
+  ear e = listen_to(sb);
+  assert_int_equal(claim(&b, second), -EINPROGRESS);
+  assert_false(heard(e));
+  assert_int_equal(claim(&a, first), 0);
+  sd_scoreboard_wait(&a, 0, 0);
+  assert_true(heard(e));
+  assert_int_equal(claim(&b, second), 0);
+  close(e.epoll);
+}
+
+static void who_lets_a_place_lie_is_passed_over(void **state) {
+  sd_scoreboard *sb = *state, a = join(sb, 0), b = join(sb, 1);
+  sd_scoreboard_set_max(sb, 0, 0);
+  sd_scoreboard_wait(&a, 0, sd_scoreboard_draw(&a, 0));
+  sd_scoreboard_set_max(sb, 0, 1);
+  assert_int_equal(claim(&b, 0), -EINPROGRESS);
+  usleep(SD_SCOREBOARD_PATIENCE / 1000 + 1000);
+  assert_int_equal(claim(&b, 0), 0);
+}
+
+static void the_dead_wait_no_longer(void **state) {
+  sd_scoreboard *sb = *state, a = join(sb, 0), b = join(sb, 1);
+  sd_scoreboard_set_max(sb, 0, 0);
+  sd_scoreboard_wait(&a, 0, sd_scoreboard_draw(&a, 0));
+  sd_scoreboard_set_max(sb, 0, 1);
+  sd_scoreboard_slot_reap(sb, 0);
+  assert_int_equal(claim(&b, 0), 0);
+}
+
+static void accepts_have_one_rate_over_all_processes(void **state) {
+  sd_scoreboard *sb = *state, a = join(sb, 0), b = join(sb, 1);
+  sd_claim c = { .now = 1000000000, .rate = sd_rate_of(4, 2) };
+  uint64_t wait;
+  assert_int_equal(sd_scoreboard_claim(&a, 0, &c, &wait), 0);
+  assert_int_equal(sd_scoreboard_claim(&b, 0, &c, &wait), 0);
+  assert_int_equal(sd_scoreboard_claim(&b, 0, &c, &wait), -EBUSY);
+  assert_int_equal(wait, 250000000);
+  sd_scoreboard_unclaim(&a, 0, &c);
+  assert_int_equal(sd_scoreboard_claim(&b, 0, &c, &wait), 0);
+}
+
+static void a_dead_process_leaves_no_network_counted(void **state) {
+  sd_scoreboard *sb = *state, a = join(sb, 0), b = join(sb, 1);
+  sd_headcount_key key = { { 7 } };
+  sd_headcount_limits one = { .connections = 1 };
+  uint32_t ticket;
+  assert_int_equal(sd_scoreboard_enter(&a, 0, &key, &one, 1, &ticket), 0);
+  assert_int_equal(sd_scoreboard_enter(&b, 0, &key, &one, 1, &ticket), -EUSERS);
+  assert_int_equal(sd_scoreboard_enter(&b, 1, &key, &one, 1, &ticket), 0);
+  sd_scoreboard_slot_reap(sb, 0);
+  assert_int_equal(sd_scoreboard_enter(&b, 0, &key, &one, 1, &ticket), 0);
+}
+
 static void serve_and_die(sd_scoreboard *mine, void *arg) {
   (void)arg;
   for (int i = 0; i < 5; i++) {
@@ -518,6 +603,12 @@ int main(void) {
     TEST(a_lock_survives_its_holder),
     TEST(a_lock_survives_two_in_a_row),
     TEST(whoever_is_killed_anywhere_gives_all_back),
+    TEST(the_oldest_ticket_has_the_next_place),
+    TEST(the_next_one_is_told_when_its_turn_comes),
+    TEST(who_lets_a_place_lie_is_passed_over),
+    TEST(the_dead_wait_no_longer),
+    TEST(accepts_have_one_rate_over_all_processes),
+    TEST(a_dead_process_leaves_no_network_counted),
     TEST(the_counters_of_the_dead_stay_in_the_sum),
     TEST(a_place_passes_to_another_process),
     TEST(the_dead_are_passed_nothing),

@@ -66,6 +66,7 @@ end
 
 local function nested(row, value, walk)
   if value == nil and row.optional then return nil end
+  if row.off and types.is_off(value) then value = {} end
   if type(value) ~= "table" and value ~= nil then
     if row.shorthand then
       value = { [row.shorthand] = value }

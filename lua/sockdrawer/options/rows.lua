@@ -134,6 +134,28 @@ local function engines_own(name)
   return why and why:match "belongs to the engine: (.*)$"
 end
 
+local function rate(help)
+  return { "rate", "number", false, min = 0.001, max = 1e6, off = true, unit = "a second", help = help }
+end
+
+local BURST = { "burst", "number", min = 1, max = 1e6, help = "so many at once; default: the rate" }
+
+local accept_rate = { rate "so many are accepted; more wait in the kernel", BURST }
+
+local per_ip = {
+  { "connections", "count", false, min = 1, max = 65535, off = true, help = "at a time" },
+  rate "so many new ones; more are closed",
+  BURST,
+  { "v4", "count", 32, max = 32, help = "so many bits of an IPv4 address count as one" },
+  { "v6", "count", 64, max = 128, help = "and of an IPv6 address" },
+}
+
+local rates = {
+  { "accept", "table", rows = accept_rate, shorthand = "rate", help = "of the pool, over all loops" },
+  { "per_ip", "table", rows = per_ip, help = "of one network, over all loops" },
+  { "min", later = 2, help = "of the bytes of a slow peer" },
+}
+
 local pool_log = {
   { "level", "choice", "info", of = LEVELS, help = "the least level that is written" },
   { "connections", "boolean", false, help = "one line per ended connection" },
@@ -155,7 +177,7 @@ local pool = {
   { "when_full", "when_full", "backlog", help = "what becomes of a connection above it" },
   { "timeouts", "table", rows = timeouts, help = "seconds; false is off" },
   { "limits", "table", rows = limits, help = "bytes; false is unlimited" },
-  { "rates", later = 2, help = "limits of accepting and of slow peers" },
+  { "rates", "table", rows = rates, off = true, help = "limits of coming, over all loops" },
   { "allow", "networks", false, off = true, help = "networks that may connect, and no others" },
   { "deny", "networks", false, off = true, help = "networks that may not, be they allowed" },
   { "socket", "table", rows = socket, refused = engines_own, help = "socket options by name" },

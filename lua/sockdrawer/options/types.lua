@@ -38,6 +38,13 @@ M.seconds = {
   allowed = function(row) return range(row, "a number of seconds") end,
 }
 
+M.number = {
+  parse = function(value, row)
+    if is_number(value) and value < math.huge and within(value, row) then return value end
+  end,
+  allowed = function(row) return range(row, "a number") end,
+}
+
 -- What the kernel counts in whole seconds.
 M.whole_seconds = {
   parse = M.count.parse,

@@ -50,6 +50,21 @@
 ---@field write_max? integer|string|false|"infinity" queued by those that never wait (bytes); default: 1048576
 ---@field mailbox? integer|false|"infinity" messages waiting for a connection; default: 1000
 
+---@class sockdrawer.PoolSettings.rates.accept
+---@field rate? number|false|"infinity" so many are accepted; more wait in the kernel (a second); default: off
+---@field burst? number so many at once; default: the rate
+
+---@class sockdrawer.PoolSettings.rates.per_ip
+---@field connections? integer|false|"infinity" at a time; default: off
+---@field rate? number|false|"infinity" so many new ones; more are closed (a second); default: off
+---@field burst? number so many at once; default: the rate
+---@field v4? integer so many bits of an IPv4 address count as one; default: 32
+---@field v6? integer and of an IPv6 address; default: 64
+
+---@class sockdrawer.PoolSettings.rates
+---@field accept? sockdrawer.PoolSettings.rates.accept|number|false|"infinity" of the pool, over all loops
+---@field per_ip? sockdrawer.PoolSettings.rates.per_ip of one network, over all loops
+
 ---@class sockdrawer.PoolSettings.socket
 ---@field nodelay? boolean send small writes at once; default: true
 ---@field keepalive? boolean|integer silence before the first probe (s); default: 60
@@ -92,6 +107,7 @@
 ---@field when_full? "backlog"|"close" what becomes of a connection above it; default: "backlog"
 ---@field timeouts? sockdrawer.PoolSettings.timeouts seconds; false is off
 ---@field limits? sockdrawer.PoolSettings.limits bytes; false is unlimited
+---@field rates? sockdrawer.PoolSettings.rates|false|"infinity" limits of coming, over all loops
 ---@field allow? string|string[]|false|"infinity" networks that may connect, and no others; default: off
 ---@field deny? string|string[]|false|"infinity" networks that may not, be they allowed; default: off
 ---@field socket? sockdrawer.PoolSettings.socket socket options by name
