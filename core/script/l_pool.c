@@ -400,6 +400,15 @@ static int l_generation_add(lua_State *L) {
   return 0;
 }
 
+/* renew(number, args): what its next handlers get. */
+static int l_renew(lua_State *L) {
+  l_generation *g = find_generation(sd_l_pool_check(L), (uint64_t)luaL_checknumber(L, 2));
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_settop(L, 3);
+  if (g != NULL) lua_rawseti(L, LUA_REGISTRYINDEX, g->args);
+  return 0;
+}
+
 static int l_forget(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
   l_generation *g = find_generation(pool, (uint64_t)luaL_checknumber(L, 2));
@@ -547,6 +556,7 @@ void sd_l_pool_register(lua_State *L) {
     { "count", l_count },
     { "configure", l_configure },
     { "live", l_live },
+    { "renew", l_renew },
     { "on_drained", l_on_drained },
     { "on_event", l_on_event },
     { "on_ended", l_on_ended },

@@ -276,6 +276,14 @@ local function commit_code(self, pool, entry)
   for _, old in ipairs(before) do end_code(self, pool, old or nil) end
 end
 
+-- Those of the next connections; who has been given the old ones keeps them.
+local function renew_args(pool, wanted)
+  local code = wanted and pool.generations[wanted.number]
+  if not code or not wanted.args or same(code.args, wanted.args) then return end
+  code.args = wanted.args
+  pool.core:renew(code.number, code.args)
+end
+
 local function commit_pool(self, entry)
   local state = entry.state
   local pool = self.pools[state.name] or open_pool(self, state)
@@ -285,6 +293,8 @@ local function commit_pool(self, entry)
   if pool.current ~= state.generation.number or pool.canary ~= canary then
     commit_code(self, pool, entry)
   else
+    renew_args(pool, state.generation)
+    renew_args(pool, state.canary)
     pool.core:try() -- it accepted nobody by the old options since the new ones were decided
   end
   return pool

@@ -355,11 +355,14 @@ describe("a reload", function()
     assert.matches("name", err.message)
   end)
 
-  it("says what it cannot apply, again and again", function()
+  it("changes options and the number of loops", function()
     local s = start { args = {} }
-    s:write("main.lua", (SCRIPT:gsub("idle = false }", "idle = 5 }"):gsub("load_timeout = 1", "%0, loops = 7")))
-    for _ = 1, 2 do assert.same({ "server.loops" }, s:rpc("reload").ignored) end
+    s:write("main.lua", (SCRIPT:gsub("idle = false }", "idle = 5 }"):gsub("load_timeout = 1", "%0, loops = 3")))
+    local result = s:rpc("reload")
+    assert.same({ { "loops" }, {} }, { result.server, result.ignored })
+    assert.equal(3, #s:rpc("status").loops)
     assert.same({ ["timeouts.idle"] = 5 }, s:rpc("get", { pool = "p", key = "timeouts.idle" }))
+    assert.same({}, s:rpc("reload").server)
   end)
 
   it("can be looked at first", function()

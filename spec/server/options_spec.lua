@@ -147,6 +147,7 @@ describe("set", function()
     local s = start()
     for key, reason in pairs {
       ["p listen=tcp://127.0.0.1:9"] = "listen cannot be set: relisten",
+      ["p args=5"] = "args = 5: allowed is a table of plain data",
       ["p handler=other"] = "handler cannot be set: swap",
       ["p binding=cpu"] = "binding = \"cpu\": not available yet",
       ["name=other"] = "name cannot be set: it is decided when the instance starts",
@@ -176,6 +177,40 @@ describe("set", function()
     s:wait_log "event=connection_ended"
     set(s, "log.level=debug")
     assert.equal("debug", get(s, "log.level"))
+  end)
+
+  it("changes the args of the next connections, without new code, over swaps, rollbacks and reloads", function()
+    local s = start('args = { word = "script", kept = "k" }')
+    local function word()
+      local connection = s:connect()
+      local said = client.line(connection):match " (.*)"
+      connection:close()
+      return said
+    end
+    local old = s:connect()
+    assert.matches(" script$", client.line(old))
+    set(s, "p args.word=set args.deep.er=1")
+    assert.equal("set", word())
+    assert.equal(1, #s:rpc("gens", { pool = "p" }))
+    assert.same({ word = "set", kept = "k", deep = { er = 1 } }, get(s, "args"))
+    for _, verb in ipairs { "swap", "rollback" } do
+      assert.is_table(s:rpc(verb, { pool = "p" }))
+      assert.equal("set", word())
+    end
+    assert.equal("hello", client.ask(old, "hello"))
+    s:kill("KILL", s:workers()[1])
+    for _ = 1, 10 do assert.equal("set", word()) end
+    s:write("main.lua", SCRIPT:format 'args = { word = "script", kept = "other" }')
+    assert.is_table(s:rpc("reload", { wait = 5 }))
+    assert.same({ word = "set", kept = "other", deep = { er = 1 } }, get(s, "args"))
+    assert.equal("set", word())
+    s:write("main.lua", SCRIPT:format 'args = { word = "changed", kept = "other" }')
+    assert.is_table(s:rpc("reload", { wait = 5 }))
+    assert.equal("changed", word())
+    s:rpc("reload", { reset = true })
+    assert.same({ word = "changed", kept = "other" }, get(s, "args"))
+    set(s, "p args=")
+    assert.equal("-", word())
   end)
 
   it("is not forgotten by a worker that is replaced, nor by a swap", function()

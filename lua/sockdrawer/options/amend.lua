@@ -54,15 +54,30 @@ end
 ---@param spec table a pool of the loader's answer
 ---@param overlay table
 ---@param server table effective options of the server: what some defaults come from
+---@param args table|nil those of the generation that is current, in place of the script's
 ---@return table|nil effective, string|nil err, { failures: string[] }|nil data
-function amend.pool(spec, overlay, server)
+function amend.pool(spec, overlay, server, args)
   local given = given_of(spec.options, spec.given)
+  given.args = plain.copy(args or given.args)
   given.handler, given.listen = spec.handler or "inline", plain.copy(spec.addresses)
   lay_over(given, overlay)
   local effective, err, data = judge(validate_pool, given, spec.name, server)
   if not effective then return nil, err, data end
   effective.handler = nil -- stands beside the options
   return effective
+end
+
+--- What the overlay of a pool makes of a generation's args.
+---@param args table
+---@param overlay table
+---@return table
+function amend.args(args, overlay)
+  local given, own = { args = plain.copy(args) }, {}
+  for key, entry in pairs(overlay) do
+    if key:match "^[^.]+" == "args" then own[key] = entry end
+  end
+  lay_over(given, own)
+  return given.args or {}
 end
 
 return amend

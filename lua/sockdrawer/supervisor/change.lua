@@ -64,6 +64,7 @@ local function states_of(plan)
   end
   for _, row in ipairs(plan.settings and plan.settings.rows or {}) do
     local is_new = settings.concerns_workers(row) and not seen[row.pool]
+    row.alone = is_new -- without new code
     if is_new then table.insert(list, pools.options_of(row.pool, row)) end
   end
   return list

@@ -3,6 +3,7 @@
 -- A generation is kept as long as it is current, could be rolled back to, or some worker may have connections of it.
 -- `version` rises with every decided change; a worker that carries an older one has something to catch up with.
 
+local amend = require "sockdrawer.options.amend"
 local core = require "sockdrawer.core"
 local settings = require "sockdrawer.supervisor.settings"
 
@@ -109,11 +110,12 @@ end
 ---@param pool table
 ---@param code { module: string|nil, inline: boolean, snapshot: table|nil, script: table|nil, digest: string,
 ---  version: any }
----@param args table
+---@param args table its own, without what was set at run time
 ---@return table
 function pools.generation(pool, code, args)
   return {
-    number = pool.last_number + 1, module = code.module, inline = code.inline or false, args = args,
+    number = pool.last_number + 1, module = code.module, inline = code.inline or false,
+    own_args = args, args = amend.args(args, pool.overlay),
     snapshot = not code.inline and code.snapshot or nil, script = code.script, digest = code.digest,
     version = code.version, origin = code.origin or code.number or pool.last_number + 1,
   }
@@ -145,8 +147,10 @@ end
 --- Of a pool that only gets new options, what a worker needs to know: it has the code.
 ---@return table
 function pools.options_of(pool, change)
-  local canary = canary_of(pool)
-  return told(pool, { number = pool.current }, change, canary and { number = canary.number })
+  local function known(generation)
+    return generation and { number = generation.number, args = amend.args(generation.own_args, change.overlay) }
+  end
+  return told(pool, known(pool.generations[pool.current]), change, known(canary_of(pool)))
 end
 
 --- What a worker needs to know of a pool: as it is, or with the given generation (and canary), and with changed

@@ -69,7 +69,7 @@ local function pool_entry(instance, row, new_spec, answer, reset)
   local other_code = code.digest ~= pool.read_digest or row.handler or reset and is_overlaid(pool)
   if not other_code and not row.args then return false end
   if pool.canary then return nil, canary.refusal(pool) end
-  return entry_of(pool, code, row.args and new_spec.options.args or current.args)
+  return entry_of(pool, code, row.args and new_spec.options.args or current.own_args)
 end
 
 local function spec_of(spec, name)
@@ -198,8 +198,10 @@ local function apply(instance, params, who, answer, diff, started)
   if not entries then return nil, err, data end
   local draft, ignored = merge.draft(instance, answer.spec, params.reset)
   local settled
+  for _, entry in ipairs(entries) do draft.pools[entry.pool].args = entry.generation.own_args end
   settled, err, data = settings.plan(instance, draft)
   if not settled then return nil, err, data end
+  for _, entry in ipairs(entries) do entry.generation.args = settings.row_of(settled, entry.pool).options.args end
   local plan = {
     settings = settled, ignored = ignored, entries = entries, remove = removed_pools(instance, diff),
     cause = "reload", who = who, script = { number = instance.script.number + 1, snapshot = answer.snapshot },

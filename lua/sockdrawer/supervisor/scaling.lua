@@ -39,21 +39,6 @@ settings.server_effects.loops = {
   abort = function(token) token.instance.workers:discard(token.hatched) end,
 }
 
--- One socket per loop where the script does not say otherwise: the address is opened anew, and the old sockets close
--- when their queues are empty.
-settings.effects.listen_sockets = {
-  prepare = function(instance, pool, _, new)
-    local options = {}
-    for key, value in pairs(pool.options) do options[key] = value end
-    options.listen_sockets = new
-    local change, err = instance.listeners:prepare(pool, instance.listeners:texts(pool), options)
-    if not change then return nil, err end
-    return { listeners = instance.listeners, change = change }
-  end,
-  commit = function(token) token.listeners:commit(token.change) end,
-  abort = function(token) token.listeners:abort(token.change) end,
-}
-
 -- New workers may have been started with the options of before.
 local function wait_until_current(instance)
   local deadline = core.now() + CAUGHT_UP

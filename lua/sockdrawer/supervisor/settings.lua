@@ -37,7 +37,7 @@ end
 -- ---------------------------------------------------------------- drafts and plans
 
 --- What the instance goes by now, to be changed and then planned.
----@return table draft { base, overlay, pools = { [pool] = { spec, overlay } } }
+---@return table draft { base, overlay, pools = { [pool] = { spec, overlay, args } } } args: of a new generation
 function settings.draft(instance)
   local draft = { base = instance.base, overlay = instance.overlay, pools = {} }
   for _, pool in ipairs(instance.pools.list) do draft.pools[pool] = { spec = pool.spec, overlay = pool.overlay } end
@@ -51,7 +51,8 @@ function settings.assign(draft, pool, overlay)
 end
 
 local function plan_pool(pool, drafted, server)
-  local options, err, data = amend.pool(drafted.spec, drafted.overlay, server)
+  local args = drafted.args or pool.generations[pool.current].own_args
+  local options, err, data = amend.pool(drafted.spec, drafted.overlay, server, args)
   if not options then return nil, err, data end
   return {
     pool = pool, spec = drafted.spec, overlay = drafted.overlay, options = options,
@@ -112,10 +113,19 @@ function settings.publish(instance, pool)
   })
 end
 
+-- Of the code that new connections get: the current one, and a canary.
+local function renew_args(pool)
+  for _, number in ipairs { pool.current, pool.canary and pool.canary.number } do
+    local generation = pool.generations[number]
+    generation.args = amend.args(generation.own_args, pool.overlay)
+  end
+end
+
 local function store_pool(instance, row)
   local pool = row.pool
   pool.spec, pool.overlay, pool.options = row.spec, row.overlay, row.options
   if not settings.concerns_workers(row) then return end
+  if row.alone then renew_args(pool) end
   pool.revision = pool.revision + 1
   if row.changed.max_connections then settings.warn_of_descriptors(pool) end
   settings.publish(instance, pool)

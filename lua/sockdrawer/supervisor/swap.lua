@@ -65,7 +65,7 @@ local function load_all(instance, list, module)
   for i, pool in ipairs(list) do
     local code, err, data = unpack(results[i], 1, 3)
     if not code then return nil, err, data end
-    entries[i] = { pool = pool, generation = pools.generation(pool, code, pool.generations[pool.current].args) }
+    entries[i] = { pool = pool, generation = pools.generation(pool, code, pool.generations[pool.current].own_args) }
     entries[i].generation.read_digest = code.digest
   end
   return entries
@@ -214,7 +214,7 @@ local function previous_code(list)
   for i, pool in ipairs(list) do
     local before = pool.previous
     if not before then return nil, ("no previous generation of pool %s"):format(pool.name) end
-    entries[i] = { pool = pool, generation = pools.generation(pool, before, before.args) }
+    entries[i] = { pool = pool, generation = pools.generation(pool, before, before.own_args) }
   end
   return entries
 end
