@@ -178,6 +178,44 @@ describe("a canary", function()
     assert.same({ [1] = 10, [2] = 10 }, counts(s, 20))
   end)
 
+  it("goes along when all workers are replaced", function()
+    local s = start()
+    assert(s:rpc("swap", { pool = "p", share = "50%" }))
+    assert(s:rpc("roll", {}))
+    assert.same({ [1] = 10, [2] = 10 }, counts(s, 20))
+    assert(s:rpc("scale", { loops = 3 }))
+    assert.same({ [1] = 10, [2] = 10 }, counts(s, 20))
+  end)
+
+  it("can be the handler of a script, and there can be no supervisor", function()
+    local script = HANDLER:gsub("conn.generation", "'v1 ', conn.generation", 1)
+    local s = start { script = script, args = { "-n", "0", "-l", "tcp://127.0.0.1:0" }, files = {} }
+    local name = s:rpc("status").pools[1].name
+    s:write("main.lua", (script:gsub("v1", "v2")))
+    assert(s:rpc("swap", { pool = name, share = "50%" }))
+    local seen = {}
+    for i = 1, 4 do
+      local client = s:connect()
+      seen[i] = client:receive "*l"
+      client:close()
+    end
+    table.sort(seen)
+    assert.same({ "v1 1", "v1 1", "v2 2", "v2 2" }, seen)
+    assert(s:rpc("promote", { pool = name }))
+    assert.equal("v2 2", (s:connect():receive "*l"))
+  end)
+
+  it("takes connections along when it is promoted so", function()
+    local s = start()
+    local client, number = open(s, "q")
+    assert.equal(1, number)
+    assert(s:rpc("swap", { pool = "q", share = "50%" }))
+    local result = assert(s:rpc("promote", { pool = "q", mode = "migrate" }))
+    assert.same({ 1, 0 }, { result.migrated, result.kept })
+    assert.equal("hello", ask(client, "hello"))
+    assert.same({ nil, "current" }, states(s, "q"))
+  end)
+
   it("survives a change of options", function()
     local s = start()
     assert(s:rpc("swap", { pool = "p", share = "50%" }))
@@ -317,6 +355,14 @@ describe("a probation", function()
       assert.is_truthy(process.eventually(function() return #s:workers() == 2 end, 5))
     end)
   end
+
+  it("rolls back a generation that costs a worker by not letting its loop go", function()
+    local s = start { script = SCRIPT .. "sd.server { stall = 0.2, stall_kill = 0.6 }" }
+    assert(s:rpc("swap", { pool = "p", share = "100%", probation = 60 }))
+    open(s):send "loop\n"
+    assert.matches("worker %d died: stuck for", wait_for_rollback(s).reason)
+    assert.same({ [1] = 10 }, counts(s, 10))
+  end)
 
   it("rolls back one that is current, too", function()
     local s = start()
