@@ -98,4 +98,20 @@ describe("400 connections on 4 loops", function()
       assert.is_true(seen.cut > 0 and lost - seen.cut >= 0 and lost - seen.cut <= 10, seen.cut .. " cut of " .. lost)
       assert.equal("ready", s:rpc("status").state)
     end)
+
+  it("come all at once and are shared with a canary exactly; it comes and goes, and none of them is lost", function()
+    local s = start()
+    assert(s:rpc("swap", { pool = "p", share = "25%" }))
+    local storm = start_storm(s)
+    for round = 1, 10 do
+      assert(s:rpc(round % 2 == 0 and "promote" or "rollback", { pool = "p" }))
+      assert(s:rpc("swap", { pool = "p", share = "50%" }))
+      local a, b = greeting(s), greeting(s)
+      assert.equal(round + 2, b)
+      assert.is_true(a < b)
+    end
+    local seen = end_storm(storm)
+    assert.same({ 0, 0, 0, { ["1"] = CLIENTS * 0.75, ["2"] = CLIENTS * 0.25 } }, {
+      seen.wrong, seen.cut, seen.refused, seen.generations })
+  end)
 end)
