@@ -2,6 +2,7 @@
 --
 -- Cells hold what peers and scripts chose (paths, names, messages): every control byte in them is escaped.
 
+local json = require "dkjson"
 local log = require "sockdrawer.log"
 local verbs = require "sockdrawer.verbs"
 
@@ -12,15 +13,20 @@ local function number_text(value)
   return ("%.3f"):format(value)
 end
 
+-- JSON's null, as it comes out of an answer.
+local function is_null(value)
+  return value == json.null
+end
+
 local function is_scalar_list(value)
   for _, item in pairs(value) do
-    if type(item) == "table" then return false end
+    if type(item) == "table" and not is_null(item) then return false end
   end
   return #value > 0 or next(value) == nil
 end
 
 local function cell(value)
-  if value == nil then return "-" end
+  if value == nil or is_null(value) then return "-" end
   if type(value) == "number" then return number_text(value) end
   if type(value) == "table" then
     local items = {}
@@ -181,7 +187,6 @@ function shows.status(result)
 end
 
 local function changed_value(value)
-  if type(value) == "table" and #value == 0 then return "-" end
   return value == false and "off" or cell(value)
 end
 

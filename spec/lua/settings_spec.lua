@@ -36,6 +36,8 @@ describe("assignments", function()
     assert.same({ ["timeouts.idle"] = 1, ["timeouts.write"] = "default" }, read 'timeouts={"idle":1,"write":null}')
     assert.same({ ["drain.deadline"] = 5 }, read "drain=5")
     assert.same({ ["drain.deadline"] = "default", ["drain.delay"] = "default" }, read "drain=")
+    assert.equal("default", read("rates=false")["rates.accept.rate"])
+    assert.equal(false, read("rates.accept=false")["rates.accept.rate"])
     assert.same({ ["args.user.name"] = "x" }, read "args.user.name=x")
   end)
 

@@ -473,6 +473,41 @@ describe("set --live", function()
   end)
 end)
 
+describe("max_connections under load", function()
+  after_each(server.cleanup)
+
+  it("is exact at rest after any number of changes, and info, get and status agree on it", function()
+    local s = start("max_connections = 2", 3)
+    local served, waiting = 0, {}
+    for round = 1, 24 do
+      local limit = ({ 0, 1, "infinity", 3, 7, 2 })[round % 6 + 1]
+      set(s, "p max_connections=" .. limit)
+      for _, connection in ipairs(client.many(s, 5)) do table.insert(waiting, connection) end
+      for i = #waiting, 1, -1 do
+        waiting[i]:settimeout(0)
+        if waiting[i]:receive "*l" then
+          table.remove(waiting, i):close()
+          served = served + 1
+        end
+      end
+      local info = s:rpc("info", { pool = "p" })
+      local wanted = limit ~= "infinity" and limit
+      assert.same({ wanted, wanted, wanted },
+        { info.max_connections, info.options.max_connections, get(s, "max_connections") })
+    end
+    set(s, "p max_connections=infinity")
+    for _, connection in ipairs(waiting) do
+      assert.is_truthy(client.line(connection))
+      connection:close()
+      served = served + 1
+    end
+    assert.equal(120, served)
+    assert.is_truthy(process.eventually(function() return s:rpc("status").pools[1].connections == 0 end))
+    local totals = s:rpc("status").pools[1]
+    assert.same({ 120, 120, 0 }, { totals.accepted, totals.closed, totals.rejected })
+  end)
+end)
+
 describe("replace", function()
   after_each(server.cleanup)
 

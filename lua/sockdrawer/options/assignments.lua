@@ -35,7 +35,8 @@ local function spread_defaults(all, key, row, out)
 end
 
 local function spread_table(all, key, row, value, out)
-  if is_null(value) then return spread_defaults(all, key, row, out) end
+  local is_off = row.off and types.is_off(value) -- which such tables are by default
+  if is_null(value) or is_off then return spread_defaults(all, key, row, out) end
   if type(value) ~= "table" then
     if row.shorthand then return spread(all, key .. "." .. row.shorthand, value, out) end
     return nil, ("%s = %s: allowed is %s"):format(key, check.show(value), check.allowed(row))
