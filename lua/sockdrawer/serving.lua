@@ -290,11 +290,11 @@ local function commit_pool(self, entry)
   local canary = state.canary and state.canary.number
   apply_options(pool, state.options, state.revision)
   if state.live then live.settle(pool.core, state.live) end
+  renew_args(pool, state.generation)
+  renew_args(pool, state.canary)
   if pool.current ~= state.generation.number or pool.canary ~= canary then
     commit_code(self, pool, entry)
   else
-    renew_args(pool, state.generation)
-    renew_args(pool, state.canary)
     pool.core:try() -- it accepted nobody by the old options since the new ones were decided
   end
   return pool

@@ -4,6 +4,7 @@
 
 local core = require "sockdrawer.core"
 local pools = require "sockdrawer.supervisor.pools"
+local probation = require "sockdrawer.supervisor.probation"
 
 local connections = {}
 
@@ -30,16 +31,16 @@ local function state_of(pool, number)
   return pools.is_live(pool, number) and "canary" or "old"
 end
 
-local function generation_row(pool, generation, counts)
+local function generation_row(instance, pool, generation, counts)
   local number = generation.number
-  local out, watch = pool.canary, pool.probation
+  local out = pool.canary
   local canary = out and out.number == number and out or {}
   return {
     generation = number, module = pools.handler_name(generation), digest = generation.digest,
     state = state_of(pool, number), connections = counts[number] or 0,
     started = generation.started, cause = generation.cause, by = generation.by,
     share = canary.share, from = canary.from,
-    probation = watch and watch.numbers[pool] == number and watch:view(pool) or nil,
+    probation = probation.view(instance, pool, number),
   }
 end
 
@@ -55,7 +56,7 @@ function connections.gens(instance, params)
   end
   for number, generation in pairs(pool.generations) do
     local wanted = pools.is_live(pool, number) or (counts[number] or 0) > 0 or #missing > 0
-    if wanted then table.insert(rows, generation_row(pool, generation, counts)) end
+    if wanted then table.insert(rows, generation_row(instance, pool, generation, counts)) end
   end
   table.sort(rows, function(a, b) return a.generation > b.generation end)
   if #missing > 0 then rows.missing = missing end

@@ -2,7 +2,8 @@
 --- connections with "error", is rolled back by itself, together with those that were swapped with it.
 --
 -- Errors are counted by the workers, in the scoreboard; whom a death is to blame on is read there too: the heartbeat
--- says for which pool and generation the worker was in Lua when it died.
+-- says for which pool and generation the worker was in Lua when it died. What is known of a probation is plain data,
+-- held by its pools, so that another program can go on with it.
 
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
@@ -16,123 +17,134 @@ local LOOK, ATTEMPTS, PAUSE, PATIENCE = 0.05, 20, 0.25, 3600
 probation.MAX_ERRORS = 5
 
 ---@class sockdrawer.Probation
+---@field seconds number
+---@field max_errors integer
+---@field promotes boolean|nil
 ---@field numbers table<table, integer> the generation of each pool that is watched
-local Probation = {}
-Probation.__index = Probation
+---@field deaths table<table, string> how a worker died in it
+---@field due number
 
---- The probation that a swap's parameters ask for. `verbs` are the operations that may become necessary.
+--- The probation that a swap's parameters ask for.
 ---@param params { probation: number|nil, max_errors: integer|nil, promote: boolean|nil }
----@param verbs { rollback: function, promote: function }
 ---@return sockdrawer.Probation|nil
-function probation.new(instance, params, verbs)
+function probation.new(params)
   if not params.probation then return nil end
-  return setmetatable({
-    instance = instance, verbs = verbs, seconds = params.probation, promotes = params.promote,
-    max_errors = params.max_errors or probation.MAX_ERRORS, numbers = {}, deaths = {},
-  }, Probation)
+  return {
+    seconds = params.probation, promotes = params.promote, max_errors = params.max_errors or probation.MAX_ERRORS,
+    numbers = {}, deaths = {},
+  }
 end
 
 --- At the decision: this generation is watched from its first connection on.
-function Probation:add(pool, number)
-  self.numbers[pool], pool.probation = number, self
-  self.due = core.now() + self.seconds
-  self.instance.scoreboard:pool_watch(pool.index, number)
+function probation.add(instance, trial, pool, number)
+  trial.numbers[pool], pool.probation = number, trial
+  trial.due = core.now() + trial.seconds
+  instance.scoreboard:pool_watch(pool.index, number)
 end
 
-function Probation:_forget(pool)
-  self.numbers[pool] = nil
-  if pool.probation ~= self then return end
+local function forget(instance, trial, pool)
+  trial.numbers[pool] = nil
+  if pool.probation ~= trial then return end
   pool.probation = nil
-  self.instance.scoreboard:pool_watch(pool.index, 0)
+  instance.scoreboard:pool_watch(pool.index, 0)
 end
 
 -- Whoever has swapped, rolled back or removed the pool meanwhile has decided for us.
-function Probation:_forget_decided()
-  for pool, number in pairs(self.numbers) do
-    local same = self.instance.pools.by_name[pool.name] == pool and pool.probation == self
-    if not same or not pools.is_live(pool, number) then self:_forget(pool) end
+local function forget_decided(instance, trial)
+  for pool, number in pairs(trial.numbers) do
+    local same = instance.pools.by_name[pool.name] == pool and pool.probation == trial
+    if not same or not pools.is_live(pool, number) then forget(instance, trial, pool) end
   end
 end
 
-function Probation:_names()
+local function names_of(trial)
   local names = {}
-  for pool in pairs(self.numbers) do table.insert(names, pool.name) end
+  for pool in pairs(trial.numbers) do table.insert(names, pool.name) end
   table.sort(names)
   return table.concat(names, ",")
 end
 
-function Probation:_trouble()
-  for pool, number in pairs(self.numbers) do
-    if self.deaths[pool] then return self.deaths[pool], pool, number end
-    local failed = self.instance.scoreboard:pool_trial(pool.index).failed
-    if failed > self.max_errors then
-      return ("%d connections ended with error, more than %d"):format(failed, self.max_errors), pool, number
+local function ourselves()
+  return { uid = core.getuid(), pid = core.getpid() }
+end
+
+local function find_trouble(instance, trial)
+  for pool, number in pairs(trial.numbers) do
+    if trial.deaths[pool] then return trial.deaths[pool], pool, number end
+    local failed = instance.scoreboard:pool_trial(pool.index).failed
+    if failed > trial.max_errors then
+      return ("%d connections ended with error, more than %d"):format(failed, trial.max_errors), pool, number
     end
   end
 end
 
 -- Nobody else gets it from this moment on, whatever change is under way and however long it takes.
-function Probation:_stop_canaries()
-  for pool, number in pairs(self.numbers) do
-    if pool.canary and pool.canary.number == number then self.instance.scoreboard:pool_canary(pool.index) end
+local function stop_canaries(instance, trial)
+  for pool, number in pairs(trial.numbers) do
+    if pool.canary and pool.canary.number == number then instance.scoreboard:pool_canary(pool.index) end
   end
 end
 
-function Probation:_roll_back(reason, pool, number)
+local function insist(instance, trial, verbs, cause)
+  for _ = 1, ATTEMPTS do
+    local result, err = verbs.rollback(instance, { pool = names_of(trial), wait = PATIENCE }, ourselves(), cause)
+    if result then return end
+    log.error("rollback_failed", { pool = names_of(trial), msg = tostring(err) })
+    core.park(PAUSE)
+    forget_decided(instance, trial)
+    if not next(trial.numbers) then return end
+  end
+end
+
+local function roll_back(instance, trial, verbs, reason, pool, number)
   local why = ("generation %d of %s in probation: %s"):format(number, pool.name, reason)
   log.error("rolled_back", { pool = pool.name, generation = number, msg = reason })
-  self:_stop_canaries()
-  for _ = 1, ATTEMPTS do
-    local who = { uid = core.getuid(), pid = core.getpid() }
-    local result, err = self.verbs.rollback(self.instance, { pool = self:_names(), wait = PATIENCE }, who,
-      "rollback: " .. why)
-    if result then break end
-    log.error("rollback_failed", { pool = pool.name, generation = number, msg = tostring(err) })
-    core.park(PAUSE)
-    self:_forget_decided()
-    if not next(self.numbers) then break end
-  end
-  for concerned, its in pairs(self.numbers) do
+  stop_canaries(instance, trial)
+  insist(instance, trial, verbs, "rollback: " .. why)
+  for concerned, its in pairs(trial.numbers) do
     concerned.rolled_back = { generation = its, reason = why, at = core.time() }
-    self:_forget(concerned)
+    forget(instance, trial, concerned)
   end
 end
 
-function Probation:_pass()
-  local names = self:_names()
+local function pass(instance, trial, verbs)
+  local names = names_of(trial)
   log.info("probation_passed", { pool = names })
-  for pool in pairs(self.numbers) do self:_forget(pool) end
-  if not self.promotes then return end
-  local who = { uid = core.getuid(), pid = core.getpid() }
-  local result, err = self.verbs.promote(self.instance, { pool = names, wait = PATIENCE }, who)
+  for pool in pairs(trial.numbers) do forget(instance, trial, pool) end
+  if not trial.promotes then return end
+  local result, err = verbs.promote(instance, { pool = names, wait = PATIENCE }, ourselves())
   if result then return log.info("promoted", { pool = names }) end
   log.error("promote_failed", { pool = names, msg = tostring(err) })
 end
 
-function Probation:_watch()
-  while self.instance.state == "ready" do
-    self:_forget_decided()
-    if not next(self.numbers) then return end
-    local reason, pool, number = self:_trouble()
-    if reason then return self:_roll_back(reason, pool, number) end
-    local left = self.due - core.now()
-    if left <= 0 then return self:_pass() end
+local function watch(instance, trial, verbs)
+  while instance.state == "ready" do
+    forget_decided(instance, trial)
+    if not next(trial.numbers) then return end
+    local reason, pool, number = find_trouble(instance, trial)
+    if reason then return roll_back(instance, trial, verbs, reason, pool, number) end
+    local left = trial.due - core.now()
+    if left <= 0 then return pass(instance, trial, verbs) end
     core.park(math.min(LOOK, left))
   end
 end
 
---- Watches in a task of its own, until the time is over or something has happened.
-function Probation:begin()
-  core.spawn(function() self:_watch() end):detach()
+--- Watches in a task of its own, until the time is over or something has happened. `verbs` are what may become
+--- necessary then.
+---@param verbs { rollback: function, promote: function }
+function probation.begin(instance, trial, verbs)
+  core.spawn(function() watch(instance, trial, verbs) end):detach()
 end
 
---- How it is shown.
----@return { left: number, errors: integer, max_errors: integer, served: integer }
-function Probation:view(pool)
-  local trial = self.instance.scoreboard:pool_trial(pool.index)
+--- How it is shown in the row of a generation; nil for one that is not watched.
+---@return { left: number, errors: integer, max_errors: integer, served: integer }|nil
+function probation.view(instance, pool, number)
+  local trial = pool.probation
+  if not trial or trial.numbers[pool] ~= number then return nil end
+  local counts = instance.scoreboard:pool_trial(pool.index)
   return {
-    left = math.max(0, self.due - core.now()), errors = trial.failed, max_errors = self.max_errors,
-    served = trial.served,
+    left = math.max(0, trial.due - core.now()), errors = counts.failed, max_errors = trial.max_errors,
+    served = counts.served,
   }
 end
 
@@ -142,9 +154,9 @@ end
 ---@param text string how it died
 function probation.blame(instance, slot, text)
   for _, pool in ipairs(instance.pools.list) do
-    local watch = pool.probation
-    if watch and slot.busy_pool == pool.index and slot.busy_generation == watch.numbers[pool] then
-      watch.deaths[pool] = text
+    local trial = pool.probation
+    if trial and slot.busy_pool == pool.index and slot.busy_generation == trial.numbers[pool] then
+      trial.deaths[pool] = text
     end
   end
 end

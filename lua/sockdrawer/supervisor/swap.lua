@@ -153,14 +153,14 @@ local function bring_about(instance, entries, plan)
   return instance.changes:apply(plan)
 end
 
-local function decided_by(watch)
+local function decided_by(instance, trial)
   return function(entry)
     if entry.generation.read_digest then entry.pool.read_digest = entry.generation.read_digest end
-    if watch then watch:add(entry.pool, entry.generation.number) end
+    if trial then probation.add(instance, trial, entry.pool, entry.generation.number) end
   end
 end
 
--- `how.cause` is what the generations table says about it, `how.watch` a probation that it begins.
+-- `how.cause` is what the generations table says about it, `how.trial` a probation that it begins.
 local function run(instance, params, who, how, make_entries)
   local mode, entries = params.mode or "new", nil
   local started = core.now()
@@ -171,10 +171,10 @@ local function run(instance, params, who, how, make_entries)
     entries, why, more = make_entries(list)
     if not entries then return nil, why, more end
     local kept, failure, details = bring_about(instance, entries, {
-      cause = how.cause or how.verb, who = who, decided = decided_by(how.watch),
+      cause = how.cause or how.verb, who = who, decided = decided_by(instance, how.trial),
     })
     if not kept then return nil, failure, details end
-    if how.watch then how.watch:begin() end
+    if how.trial then probation.begin(instance, how.trial, swap) end
     return result_of(entries, mode, kept, started)
   end)
   if result and AFTERWARDS[mode] then return AFTERWARDS[mode](instance, entries, params, result) end
@@ -192,8 +192,7 @@ end
 --- or as a canary for some of them.
 ---@return table|nil result, string|nil err, table|nil data
 function swap.swap(instance, params, who)
-  local watch = probation.new(instance, params, swap)
-  return run(instance, params, who, { verb = "swap", watch = watch }, function(list)
+  return run(instance, params, who, { verb = "swap", trial = probation.new(params) }, function(list)
     local err = refusal(list)
     if err then return nil, err end
     local entries, why, data = load_all(instance, list, params.module)
