@@ -89,10 +89,29 @@ static int bound_text(int fd, sd_address_scheme scheme, char *out, size_t size) 
   return 0;
 }
 
+/* Whoever asks for SO_REUSEADDR, and every server does, may bind beside a socket
+ * that has it too and does not listen. So one that is to keep a port must not have
+ * it, except for the moment in which connections of the port are in the way. */
+static int bind_alone(int fd, const struct sockaddr *sa, socklen_t len) {
+  int err = switch_on(fd, SOL_SOCKET, SO_REUSEADDR, 0);
+  if (!err && bind(fd, sa, len)) err = -errno;
+  if (err != UV_EADDRINUSE) return err;
+  err = switch_on(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+  if (!err && bind(fd, sa, len)) err = -errno;
+  return err ? err : switch_on(fd, SOL_SOCKET, SO_REUSEADDR, 0);
+}
+
+static int bind_ip(const attempt *a, int fd, const struct sockaddr_storage *ss, socklen_t len) {
+  const struct sockaddr *sa = (const struct sockaddr *)ss;
+  if (a->options->bind_only) return bind_alone(fd, sa, len);
+  return bind(fd, sa, len) ? -errno : 0;
+}
+
 static int bind_and_listen(const attempt *a, sd_listener *out, const struct sockaddr_storage *ss, socklen_t len) {
   int err = apply_options(a, out->fd);
   if (err) return err;
-  if (bind(out->fd, (const struct sockaddr *)ss, len)) return fail(a, -errno);
+  err = bind_ip(a, out->fd, ss, len);
+  if (err) return fail(a, err);
   err = a->options->bind_only ? 0 : start_listening(a, out->fd);
   if (err) return err;
   err = bound_text(out->fd, a->address->scheme, out->text, sizeof out->text);
@@ -349,8 +368,8 @@ int sd_listener_probe(const sd_address *address, bool v6only, sd_net_error *erro
   }
 }
 
-int sd_listener_share(int fd, bool on) {
-  return switch_on(fd, SOL_SOCKET, SO_REUSEPORT, on);
+int sd_listener_share(int fd) {
+  return switch_on(fd, SOL_SOCKET, SO_REUSEPORT, 1);
 }
 
 int sd_listener_unlink(const char *path, dev_t dev, ino_t ino) {

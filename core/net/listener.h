@@ -55,8 +55,9 @@ int sd_listener_open(
 int sd_listener_probe(const sd_address *address, bool v6only, sd_net_error *error);
 
 /* Lets others of our user bind the port of a socket that was opened without
- * reuseport, or ends that; they have to ask for it as well. */
-int sd_listener_share(int fd, bool on);
+ * reuseport; they have to ask for it as well. There is no way back: the kernel
+ * remembers of the port that it is shared. */
+int sd_listener_share(int fd);
 
 /* Removes the unix socket at `path` if it is still that inode; UV_ENOENT when it is
  * gone, UV_EEXIST when somebody else's is there now. Call it while the listen socket

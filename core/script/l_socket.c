@@ -382,9 +382,9 @@ static int l_drop_syns(lua_State *L) {
   return succeed(L, resume ? sd_steer_resume(fd) : sd_steer_drop_syns(fd), NULL);
 }
 
-/* share_port(fd, on) */
+/* share_port(fd) */
 static int l_share_port(lua_State *L) {
-  return succeed(L, sd_listener_share(check_fd(L, 1), lua_toboolean(L, 2)), NULL);
+  return succeed(L, sd_listener_share(check_fd(L, 1)), NULL);
 }
 
 /* queued(fd) → boolean: somebody waits to be accepted. */

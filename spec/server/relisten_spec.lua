@@ -82,7 +82,9 @@ describe("relisten", function()
       assert.same({ address }, result.to)
       times = times + 1
     end
-    expect_no_loss(end_of(knocks))
+    local seen = end_of(knocks)
+    expect_no_loss(seen)
+    assert.is_true(seen.longest < 0.9 * process.scale, "somebody had to knock twice: " .. seen.longest)
     assert.is_true(times > SECONDS * 10, times .. " times only")
     assert.equal("still", client.ask(open, "still"))
     assert.is_truthy(sockets_left(s), "old sockets stay")
@@ -151,6 +153,16 @@ describe("relisten", function()
       end
       return served == 10
     end, 10), served .. " served")
+    assert.is_truthy(sockets_left(s))
+  end)
+
+  it("gives handshakes under way their time", function()
+    local s = start 'listen = "tcp://127.0.0.1:0", socket = { defer_accept = 30 }' -- until the first byte
+    local clients = {}
+    for i = 1, 20 do clients[i] = assert(s:connect()) end
+    assert(s:rpc("relisten", { pool = "p" }))
+    process.sleep(0.3)
+    for i = 1, 20 do assert.equal(tostring(i), client.ask(clients[i], tostring(i))) end
     assert.is_truthy(sockets_left(s))
   end)
 
@@ -266,6 +278,26 @@ describe("relisten", function()
     assert.equal("hello", client.ask(assert(connect("127.0.0.1", other)), "hello"))
     local seen = end_of(knocks)
     assert.same({ 0, 0 }, { seen.reset, seen.waiting }, json.encode(seen))
+  end)
+
+  it("is not needed for another number of acceptors: those who come while there is none are served later", function()
+    local s = start 'listen = "tcp://127.0.0.1:0"'
+    local clients = {}
+    for i = 1, 200 do
+      assert(s:rpc("set", { pool = "p", values = { acceptors = ({ 0, 8, 1 })[i % 3 + 1] } }))
+      clients[i] = assert(s:connect())
+      assert(clients[i]:send(i .. "\n"))
+    end
+    assert(s:rpc("set", { pool = "p", values = { acceptors = 0 } }))
+    local late = assert(s:connect())
+    late:send "late\n"
+    late:settimeout(0.2)
+    assert.is_nil((late:receive "*l"))
+    assert.equal("accepting", s:rpc("status").pools[1].state)
+    assert(s:rpc("set", { pool = "p", values = { acceptors = 1 } }))
+    for i = 1, 200 do assert.equal(tostring(i), client.line(clients[i])) end
+    late:settimeout(5)
+    assert.equal("late", late:receive "*l")
   end)
 
   it("happens by itself when an option changes that needs it", function()

@@ -48,12 +48,12 @@ local function neighbours(context, port)
   return list
 end
 
--- A socket that has its port alone lets others in for the time of the change.
+-- A socket that has its port alone lets others of our user in from here on: the kernel remembers it of the port.
 local function make_room(context, groups)
   for _, group in ipairs(groups) do
-    if group.placeholder then core.share_port(group.placeholder, true) end
+    if group.placeholder then core.share_port(group.placeholder) end
     for _, member in ipairs(group.members) do
-      core.share_port(member.fd, true)
+      core.share_port(member.fd)
       context.ports:pin(member.port)
     end
   end
@@ -266,17 +266,6 @@ end
 function opening.release(group)
   if group.placeholder then core.close(group.placeholder) end
   group.placeholder = nil
-end
-
---- A port that is to be had alone is so again, once nobody else is on it.
-function opening.settle(pool)
-  if not is_exclusive(pool) then return end
-  for _, group in ipairs(pool.groups) do
-    if group.placeholder then core.share_port(group.placeholder, false) end
-    for _, member in ipairs(group.members) do
-      if member.port then core.share_port(member.fd, false) end
-    end
-  end
 end
 
 return opening

@@ -23,7 +23,6 @@ function Listeners:empty(pool, groups)
     leaving.wait_for_handshakes(groups)
     leaving.empty(self, groups)
     forget_emptied(pool)
-    opening.settle(pool)
     closed:resolve(true)
   end):detach()
   return closed

@@ -102,7 +102,6 @@ local function reopen(self, pool)
     replace_group(pool, group, groups[i])
   end
   self:put_into_service(groups)
-  opening.settle(pool)
   return true
 end
 
