@@ -118,6 +118,18 @@ describe("set", function()
     assert.same({}, assert(s:rpc("set", { pool = "p", values = { ["timeouts.idle"] = 60 } })).changed)
   end)
 
+  it("takes all that get has given, and changes nothing by it", function()
+    local s = start('max_connections = 7, socket = { linger = false }, args = { word = "x" }, drain = 3')
+    set(s, "p deny+=10.0.0.0/8 limits.line=infinity")
+    local all = get(s)
+    assert.same({}, assert(s:rpc("set", { pool = "p", values = all })).changed)
+    assert.same(all, get(s))
+    assert.same({}, assert(s:rpc("set", { values = s:rpc "get" })).changed)
+    set(s, "p max_connections=1 timeouts.idle=2 limits.line=5 drain=9 args=")
+    assert.is_table(s:rpc("set", { pool = "p", values = all }))
+    assert.same(all, get(s))
+  end)
+
   it("edits lists with += and -=", function()
     local s = start()
     set(s, "p deny+=10.0.0.0/8")
@@ -470,6 +482,26 @@ describe("set --live", function()
     assert.equal("1", client.line(victim))
     client.expect_closed(victim, 2)
     client.expect_closed(other, 2)
+  end)
+end)
+
+describe("acceptors", function()
+  after_each(server.cleanup)
+
+  it("may be any number at any time, and none keeps everybody waiting", function()
+    local s = start("acceptors = 0", 2)
+    local people = crowd(s, 20)
+    stays(people, 0, 0.2)
+    for _, n in ipairs { 8, 0, 1, 8, 0 } do
+      set(s, "p acceptors=" .. n)
+      assert.equal(n, s:rpc("status").pools[1].acceptors)
+      if n > 0 then assert.is_true(reaches(people, #people)) end
+      for _, person in ipairs(crowd(s, 20)) do table.insert(people, person) end
+      if n == 0 then stays(people, #people - 20, 0.1) end
+    end
+    set(s, "p acceptors=")
+    assert.is_true(reaches(people, 120))
+    assert.equal(0, s:rpc("status").pools[1].rejected)
   end)
 end)
 

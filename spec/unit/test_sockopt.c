@@ -77,6 +77,33 @@ static void what_is_set_is_read_back(void **state) {
   }
 }
 
+static void what_was_set_goes_back_to_the_kernels(void **state) {
+  static const struct {
+    const char *name;
+    double value;
+  } cases[] = {
+    { "nodelay", 1 },
+    { "keepalive", 61 },
+    { "keepalive_idle", 62 },
+    { "linger", 0 },
+    { "rcvbuf", 65536 },
+    { "sndbuf", 65536 },
+    { "tos", 16 },
+    { "user_timeout", 1.5 },
+    { "notsent_lowat", 4096 },
+  };
+  (void)state;
+  int fd = new_socket(AF_INET), fresh = new_socket(AF_INET);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    sd_net_error error = { "" };
+    assert_int_equal(put(fd, cases[i].name, cases[i].value), 0);
+    if (sd_sockopt_reset(fd, row(cases[i].name), &error)) fail_msg("%s", error.text);
+    assert_true(value_of(fd, cases[i].name) == value_of(fresh, cases[i].name));
+  }
+  close(fd);
+  close(fresh);
+}
+
 static void a_dual_stack_socket_marks_both_kinds_of_packets(void **state) {
   int tos = 0, fd = new_socket(AF_INET6);
   socklen_t len = sizeof tos;
@@ -219,6 +246,7 @@ static void closing_never_waits_for_linger(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(what_is_set_is_read_back),
+    cmocka_unit_test(what_was_set_goes_back_to_the_kernels),
     cmocka_unit_test(a_dual_stack_socket_marks_both_kinds_of_packets),
     cmocka_unit_test(keepalive_is_switch_and_number),
     cmocka_unit_test(values_out_of_range_are_refused),

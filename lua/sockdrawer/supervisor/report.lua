@@ -130,7 +130,8 @@ end
 
 -- ---------------------------------------------------------------- info and get
 
-local function options_of(pool)
+--- The effective options of a pool, as they are shown: with the code's name and args, and the addresses as bound.
+function report.options_of(pool)
   local options = {}
   for key, value in pairs(pool.options) do options[key] = value end
   local generation = pool.generations[pool.current]
@@ -142,7 +143,7 @@ function report.info(instance, params)
   local pool, err = instance.pools:find(params.pool)
   if not pool then return nil, err end
   local row = report.pool(instance, pool)
-  row.options, row.sockets = options_of(pool), socket_rows(pool)
+  row.options, row.sockets = report.options_of(pool), socket_rows(pool)
   local generation = pool.generations[pool.current]
   row.digest, row.started = generation.digest, generation.started
   row.script = instance.script and instance.script.number
@@ -166,7 +167,7 @@ function report.get(instance, params)
     if params.key then return nil, "no such pool: " .. params.pool end
     return dig(instance.spec.server, params.pool) -- one word that is no pool is an option of the server
   end
-  local options = pool and options_of(pool) or instance.spec.server
+  local options = pool and report.options_of(pool) or instance.spec.server
   if params.key then return dig(options, params.key) end
   return options
 end

@@ -5,23 +5,26 @@ local core = require "sockdrawer.core"
 local difference = require "sockdrawer.supervisor.difference"
 local live = require "sockdrawer.live"
 local paths = require "sockdrawer.options.paths"
+local report = require "sockdrawer.supervisor.report"
 local rows = require "sockdrawer.options.rows"
 local settings = require "sockdrawer.supervisor.settings"
 
 local set = {}
 
--- An option that cannot change may be given the value that it has.
-local function refusal(kind, assigned, current, planned)
-  local keys = {}
+-- An option that cannot change may be given the value that it has: what `get` shows can be set.
+local function without_fixed(kind, assigned, shown)
+  local kept, refused = {}, {}
   for key, entry in pairs(assigned) do
-    local why, wanted = paths.fixed(rows[kind], key), entry.value
-    if wanted == nil then wanted = paths.dig(planned, key) end
-    if why and not difference.same(wanted, paths.dig(current, key)) then
-      table.insert(keys, ("%s cannot be set: %s"):format(key, why))
+    local why = paths.fixed(rows[kind], key)
+    if not why then
+      kept[key] = entry
+    elseif not difference.same(entry.value, paths.dig(shown, key)) then
+      table.insert(refused, ("%s cannot be set: %s"):format(key, why))
     end
   end
-  table.sort(keys)
-  return keys[1] and table.concat(keys, "; ")
+  table.sort(refused)
+  if refused[1] then return nil, table.concat(refused, "; ") end
+  return kept
 end
 
 local function find_pool(instance, name)
@@ -29,20 +32,10 @@ local function find_pool(instance, name)
   return instance.pools:find(name)
 end
 
-local function plan_of(instance, pool, assigned)
-  local kind = pool and "pool" or "server"
+local function apply(instance, pool, assigned, who, cause, reach_open)
   local draft = settings.draft(instance)
   settings.assign(draft, pool, assigned)
   local plan, err, data = settings.plan(instance, draft)
-  if not plan then return nil, err, data end
-  local current = pool and pool.options or instance.spec.server
-  local refused = refusal(kind, assigned, current, pool and settings.row_of(plan, pool).options or plan.server)
-  if refused then return nil, refused end
-  return plan
-end
-
-local function apply(instance, pool, assigned, who, cause, reach_open)
-  local plan, err, data = plan_of(instance, pool, assigned)
   if not plan then return nil, err, data end
   local row = pool and settings.row_of(plan, pool)
   if row and reach_open then row.live = live.of(assigned, row.options) end
@@ -52,12 +45,20 @@ local function apply(instance, pool, assigned, who, cause, reach_open)
   return { pool = pool and pool.name, changed = changed }
 end
 
+-- What is assigned, as far as it can be.
+local function read(instance, pool, params)
+  local kind, current = "server", instance.spec.server
+  if pool then kind, current = "pool", report.options_of(pool) end
+  local assigned, err = assignments.read(kind, params.assign, params.values, current)
+  if not assigned then return nil, err end
+  return without_fixed(kind, assigned, current)
+end
+
 local function run(instance, verb, params, who, begin_with)
   return instance.changes:alone(verb, params.wait, function()
     local pool, err = find_pool(instance, params.pool)
     if err then return nil, err end
-    local current = pool and pool.options or instance.spec.server
-    local assigned, wrong = assignments.read(pool and "pool" or "server", params.assign, params.values, current)
+    local assigned, wrong = read(instance, pool, params)
     if not assigned then return nil, wrong end
     return apply(instance, pool, assignments.over(begin_with or {}, assigned), who, verb, params.live)
   end)
