@@ -72,6 +72,8 @@ typedef struct {
   _Atomic int32_t loop;
 } sd_scoreboard_slot;
 
+/* Each line for those who write it: the padding is meant.
+ * NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding) */
 typedef struct {
   _Alignas(SD_SCOREBOARD_LINE) sd_split split; /* which generation is current, and which a canary */
   _Atomic uint64_t revision;                   /* of the options */
