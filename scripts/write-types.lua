@@ -21,6 +21,7 @@ local KINDS = {
   networks = "string|string[]",
   plain = "table", handler = "string|sockdrawer.Handler", when_full = '"backlog"|"close"',
   hook = "string|sockdrawer.ListenHook",
+  binding = '"kernel"|"auto"|"least_connections"|"round_robin"|"cpu"|integer',
 }
 
 local function kind_of(row, class)

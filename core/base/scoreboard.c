@@ -295,6 +295,21 @@ static bool is_there(const sd_scoreboard *sb, sd_scoreboard_party party) {
   return party.slot < sb->nslots && party.pid != 0 && sb->slots[party.slot].pid == party.pid;
 }
 
+sd_scoreboard_party sd_scoreboard_assign(
+  sd_scoreboard *sb, uint32_t pool, sd_scoreboard_chooser choose, const void *arg) {
+  sd_scoreboard_pool *p = lock(sb, pool);
+  sd_scoreboard_party to = choose(&p->turn, arg);
+  if (!is_there(sb, to)) to = (sd_scoreboard_party){ sb->slot, sb->slots[sb->slot].pid };
+  if (to.slot != sb->slot) {
+    ++*held(sb, pool, to.slot);
+    --*held(sb, pool, sb->slot);
+  }
+  sd_counter_add(&sd_scoreboard_counters(sb, pool)->accepted, 1);
+  ++sd_scoreboard_counters_of(sb, to.slot, pool)->connections;
+  unlock(p);
+  return to;
+}
+
 /* Reaping takes the pid away before it takes the lock: who is there under the lock
  * will have what it gets here counted when it is reaped. */
 int sd_scoreboard_pass(sd_scoreboard *sb, uint32_t pool, sd_scoreboard_party from, sd_scoreboard_party to) {
@@ -363,7 +378,7 @@ static bool has_connections(const sd_scoreboard *sb, uint32_t pool) {
 }
 
 static void zero_counters(sd_pool_counters *c) {
-  c->accepted = c->closed = c->connections = 0;
+  c->accepted = c->closed = c->connections = c->accepting = 0;
   for (int i = 0; i < SD_REJECT_REASONS; i++) c->rejected[i] = 0;
 }
 

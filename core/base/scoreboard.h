@@ -53,6 +53,7 @@ typedef struct {
   _Alignas(SD_SCOREBOARD_LINE) _Atomic uint64_t accepted;
   _Atomic uint64_t closed;
   _Atomic uint64_t connections; /* live now */
+  _Atomic uint64_t accepting;   /* listen sockets that it polls */
   _Atomic uint64_t rejected[SD_REJECT_REASONS];
 } sd_pool_counters;
 
@@ -87,6 +88,7 @@ typedef struct {
   uint64_t last_ticket;
   uint32_t queues;  /* slots in which somebody waits */
   uint32_t waiting; /* somebody was refused since the last ring */
+  uint32_t turn;    /* of who got the last one in turn */
   _Atomic uint32_t open;
   /* Written by the supervisor only. */
   _Alignas(SD_SCOREBOARD_LINE) sd_pool_counters base; /* of slots now reaped */
@@ -179,6 +181,13 @@ typedef struct {
  * moment is it counted twice or not at all. -ESRCH when one of them has ended (then
  * nothing has happened, and what a dead one held was or will be reaped). */
 int sd_scoreboard_pass(sd_scoreboard *sb, uint32_t pool, sd_scoreboard_party from, sd_scoreboard_party to);
+
+/* Chooses under the pool's lock who serves what we have a place for. Whoever it is
+ * gets the place, and is counted as having one connection more, accepted by us; we
+ * ourselves when it has ended. `turn` is the pool's, for the chooser. */
+typedef sd_scoreboard_party (*sd_scoreboard_chooser)(uint32_t *turn, const void *arg);
+sd_scoreboard_party sd_scoreboard_assign(
+  sd_scoreboard *sb, uint32_t pool, sd_scoreboard_chooser choose, const void *arg);
 
 /* Lowering it cuts nobody; raising it rings for those that were refused. */
 void sd_scoreboard_set_max(sd_scoreboard *sb, uint32_t pool, uint64_t max);
@@ -303,6 +312,11 @@ static inline void sd_scoreboard_count_accepted(const sd_scoreboard *sb, uint32_
   sd_pool_counters *c = sd_scoreboard_counters(sb, pool);
   atomic_fetch_add_explicit(&c->connections, 1, memory_order_relaxed);
   sd_counter_add(&c->accepted, 1);
+}
+
+/* We poll so many listen sockets more, or fewer. */
+static inline void sd_scoreboard_count_accepting(const sd_scoreboard *sb, uint32_t pool, int n) {
+  sd_counter_add(&sd_scoreboard_counters(sb, pool)->accepting, (uint64_t)n);
 }
 
 static inline void sd_scoreboard_count_closed(const sd_scoreboard *sb, uint32_t pool) {

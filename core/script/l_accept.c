@@ -195,6 +195,7 @@ static void end_listener(l_listener *l) {
   sd_loop_undefer(&sd_the_vm.loop, &l->again);
   sd_timers_disarm(&sd_the_vm.loop.timers, &l->rest);
   sd_loop_unwatch(&sd_the_vm.loop, &l->source);
+  sd_scoreboard_count_accepting(sd_the_vm.scoreboard, l->pool->index, -1);
   close(l->source.fd);
   if (l->leaver != NULL) {
     lua_pushboolean(l->leaver->co, 1);
@@ -266,6 +267,7 @@ int sd_l_accept(lua_State *L) {
   }
   l->next = pool->listeners;
   pool->listeners = l;
+  sd_scoreboard_count_accepting(sd_the_vm.scoreboard, pool->index, 1);
   lua_pushboolean(L, 1);
   return 1;
 }

@@ -274,7 +274,7 @@ static int lost(lua_State *L, const l_pool *pool, int fd, int err) {
   return sd_push_failure(L, err);
 }
 
-/* admit(fd, generation, packed | nil, fn, ...) → conn | nil, word: serves it as
+/* admit(fd, generation, packed | headcount of a new one, fn, ...) → conn | nil, word: serves it as
  * fn(conn, ...). The descriptor and its place are used up in any case. */
 int sd_l_move_admit(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
@@ -285,11 +285,17 @@ int sd_l_move_admit(lua_State *L) {
   socklen_t length = sizeof peer;
   bool known = getpeername(fd, (struct sockaddr *)&peer, &length) == 0;
   if (g == NULL) return lost(L, pool, fd, -ENOENT);
-  int err;
+  int err = 0;
   l_conn *c = sd_l_conn_new(L, fd, pool->limits, known ? (struct sockaddr *)&peer : NULL, &err);
   if (c == NULL) return lost(L, pool, fd, err);
   sd_l_pool_join(pool, g, c);
-  err = lua_istable(L, 4) ? unpack(L, 4, c) : 0;
+  if (lua_istable(L, 4)) {
+    err = unpack(L, 4, c);
+  } else {
+    c->headcount = (uint32_t)lua_tonumber(L, 4);
+    sd_scoreboard_adopt(sd_the_vm.scoreboard, pool->index, c->headcount);
+    if (known) sd_l_pool_set_sockopts(pool, fd, (struct sockaddr *)&peer);
+  }
   lua_insert(L, 6);
   lua_State *co = sd_task_coroutine();
   int nargs = lua_gettop(L) - 5;
@@ -302,6 +308,15 @@ int sd_l_move_admit(lua_State *L) {
   else
     sd_conn_flush(&c->conn);
   return 1;
+}
+
+/* lose(index, fd): a socket came to a pool that is not here any more. */
+static int l_lose(lua_State *L) {
+  uint32_t pool = (uint32_t)luaL_checkinteger(L, 1);
+  close((int)luaL_checkinteger(L, 2));
+  sd_scoreboard_count_closed(sd_the_vm.scoreboard, pool);
+  sd_scoreboard_release(sd_the_vm.scoreboard, pool);
+  return 0;
 }
 
 /* ---- the loop of its birth ---- */
@@ -320,7 +335,10 @@ void sd_l_move_gone(l_conn *c) {
   sd_task_spawn(co, 1, NULL);
 }
 
+/* core.on_gone, core.lose */
 void sd_l_move_register_core(lua_State *L) {
+  lua_pushcfunction(L, l_lose);
+  lua_setfield(L, -2, "lose");
   lua_pushcfunction(L, l_on_gone);
   lua_setfield(L, -2, "on_gone");
 }

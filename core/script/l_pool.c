@@ -176,7 +176,7 @@ void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which) {
 
 /* An option that the kernel refuses here was refused when it was set, or is one
  * that only the supervisor may set; the connection is served all the same. */
-static void set_own_sockopts(const l_pool *pool, int fd, const struct sockaddr *peer) {
+void sd_l_pool_set_sockopts(const l_pool *pool, int fd, const struct sockaddr *peer) {
   const l_pool_sockopts *own = peer->sa_family == AF_UNIX ? &pool->own_unix : &pool->own_tcp;
   sd_net_error error;
   if (own->count > 0) sd_sockopt_apply(fd, own->list, own->count, SD_SOCKOPT_CONNECTION, &error);
@@ -196,11 +196,15 @@ void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c) {
 int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount) {
   lua_State *L = sd_the_vm.L;
   int err;
+  g = choose(pool, g, peer);
+  if (sd_l_binding_hand(pool, g, fd, headcount)) {
+    sd_trial_served(trial_of(pool), g->number);
+    return 0;
+  }
   l_conn *c = sd_l_conn_new(L, fd, pool->limits, peer, &err);
   if (c == NULL) return err;
   c->headcount = headcount;
-  set_own_sockopts(pool, fd, peer);
-  g = choose(pool, g, peer);
+  sd_l_pool_set_sockopts(pool, fd, peer);
   sd_l_pool_join(pool, g, c);
   sd_trial_served(trial_of(pool), g->number);
   sd_scoreboard_count_accepted(sd_the_vm.scoreboard, pool->index);
@@ -310,6 +314,7 @@ static void take_config(lua_State *L, int index, l_pool *pool) {
   take_socket(L, index, pool);
   pool->limits = changed_limits(L, index, pool->limits);
   sd_l_admission_configure(L, index, &pool->admission);
+  sd_l_binding_configure(L, index, &pool->binding);
   lua_getfield(L, index, "revision");
   if (lua_isnumber(L, -1)) pool->revision = (uint64_t)lua_tonumber(L, -1);
   lua_pop(L, 1);
@@ -566,6 +571,9 @@ void sd_l_pool_register(lua_State *L) {
     { "unhold", sd_l_move_unhold },
     { "pass", sd_l_move_pass },
     { "admit", sd_l_move_admit },
+    { "assign", sd_l_binding_assign },
+    { "claim", sd_l_binding_claim },
+    { "handed", sd_l_binding_handed },
     { NULL, NULL },
   };
   sd_class(L, SD_POOL, methods, NULL);

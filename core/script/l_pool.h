@@ -3,6 +3,7 @@
 #ifndef SD_L_POOL_H
 #define SD_L_POOL_H
 
+#include "base/binding.h"
 #include "l_admission.h"
 #include "l_connection.h"
 #include "net/sockopt.h"
@@ -48,6 +49,7 @@ struct l_pool {
   l_admission admission;
   sd_timer retry;     /* armed: the next accept is due then */
   uint64_t announced; /* the oldest ticket, as the scoreboard knows it */
+  sd_binding binding;
   l_generation *generations, *current;
   l_listener *listeners;
   l_conn *connections;
@@ -77,6 +79,18 @@ void sd_l_pool_leave(l_pool *pool, l_generation *g);
 
 /* Calls a Lua function of the pool's, in a task of its own. */
 void sd_l_pool_tell(sd_ref fn, const char *word, double number);
+
+/* Sets what an accepted socket does not inherit from its listen socket. */
+void sd_l_pool_set_sockopts(const l_pool *pool, int fd, const struct sockaddr *peer);
+
+/* ---- l_binding.c: who serves what was accepted here ---- */
+
+/* Whether another process may serve it: then descriptor and place are taken over. */
+bool sd_l_binding_hand(l_pool *pool, l_generation *g, int fd, uint32_t headcount);
+int sd_l_binding_assign(lua_State *L); /* methods of pools */
+int sd_l_binding_claim(lua_State *L);
+int sd_l_binding_handed(lua_State *L);
+void sd_l_binding_configure(lua_State *L, int index, sd_binding *binding);
 
 /* ---- l_accept.c ---- */
 

@@ -17,6 +17,7 @@ local wishes = require "sockdrawer.wishes"
 local moving = {}
 
 local DEADLINE, ARRIVAL = 5, 5
+local OFFER, PATIENCE, AGAIN = 0.1, 30, 0.01
 
 ---@class sockdrawer.Moving
 ---@field slot integer ours in the scoreboard
@@ -31,10 +32,11 @@ local here
 ---@return sockdrawer.Moving
 function moving.new(serving, fetch)
   here = setmetatable({
-    serving = serving, fetch = fetch, loops = {}, holds = {}, last_token = 0,
+    serving = serving, fetch = fetch, loops = {}, holds = {}, unwanted = {}, last_token = 0,
     gone_to = {}, -- connections that were born here and have left: id → loop
   }, Moving)
   core.on_gone(function(id) here:_ended(id) end)
+  core.on_hand(function(...) here:_hand(...) end)
   return here
 end
 
@@ -45,6 +47,12 @@ local function release(self, token)
   self.holds[token] = nil
   if hold then hold.pool.core:unhold(hold.generation) end
   return hold
+end
+
+-- A name for something between this loop and another one, that both know at once.
+local function next_token(self)
+  self.last_token = self.last_token + 1
+  return ("%d.%d"):format(core.getpid(), self.last_token)
 end
 
 local function release_all(self, loop)
@@ -72,10 +80,13 @@ function Moving:join(other, fd)
   local handlers = answers_to(self, loop)
   function handlers.closed()
     release_all(self, loop)
-    if self.loops[other.loop] == loop then self.loops[other.loop] = nil end
+    if self.loops[other.loop] ~= loop then return end
+    self.loops[other.loop] = nil
+    core.reach(loop.slot, 0)
   end
   loop.peer = wire.new(core.channel(fd), handlers)
   self.loops[other.loop] = loop
+  core.reach(loop.slot, loop.pid)
 end
 
 -- ---------------------------------------------------------------- arriving
@@ -93,17 +104,24 @@ local function loaded_generation(self, name, number)
   return pool
 end
 
--- A connection is about to come: its code has to be here, and stays.
+-- A connection is about to come: its code has to be here, and stays. The other loop names the token, and may have
+-- changed its mind by the time the code is here.
 function answers.welcome(self, params, _, loop)
   local pool, err = loaded_generation(self, params.pool, params.generation)
-  if not pool then return nil, err end
-  self.last_token = self.last_token + 1
-  self.holds[self.last_token] = { pool = pool, generation = params.generation, loop = loop }
-  return self.last_token
+  if not pool then
+    self.unwanted[params.token] = nil
+    return nil, err
+  end
+  self.holds[params.token] = { pool = pool, generation = params.generation, loop = loop }
+  if self.unwanted[params.token] then
+    self.unwanted[params.token] = nil
+    release(self, params.token)
+  end
+  return true
 end
 
 function answers.unwelcome(self, params)
-  release(self, params.token)
+  if not release(self, params.token) then self.unwanted[params.token] = true end
 end
 
 function answers.arrive(self, params, fds)
@@ -115,6 +133,80 @@ function answers.arrive(self, params, fds)
   if not conn then return nil, err end
   self:_tell_birthplace(params.packed.id, runtime.loop)
   return true
+end
+
+-- ---------------------------------------------------------------- just accepted
+
+local function at_slot(self, slot)
+  for _, loop in pairs(self.loops) do
+    if loop.slot == slot then return loop end
+  end
+end
+
+-- What was accepted and counted goes to its handler here.
+local function serve(self, name, number, fd, headcount)
+  local pool, err = loaded_generation(self, name, number)
+  if not pool then return nil, err end
+  local loaded = pool.generations[number]
+  local conn, why = pool.core:admit(fd, number, headcount, loaded.fn, loaded.args)
+  pool.core:unhold(number)
+  if not conn then log.warn("not_served", { pool = name, msg = why }) end
+  return true
+end
+
+function answers.handed(self, params, fds)
+  local hold, fd = self.holds[params.token], fds[1] or -1
+  local ok, err = serve(self, hold.pool.name, hold.generation, fd, params.headcount)
+  if not ok then core.lose(hold.pool.index, fd) end
+  release(self, params.token)
+  return ok, err
+end
+
+-- A loop that does not answer gets nothing until it does.
+local function avoid(self, loop, answer)
+  core.reach(loop.slot, 0)
+  core.spawn(function()
+    answer:wait()
+    if self.loops[loop.number] == loop then core.reach(loop.slot, loop.pid) end
+  end):detach()
+end
+
+-- It may be stuck, or dead, and nobody knows yet: the socket leaves when it has said that it is there.
+local function offer(self, loop, name, number, fd, headcount)
+  local token = next_token(self)
+  local answer = loop.peer:ask("welcome", { token = token, pool = name, generation = number })
+  local welcome, err
+  if answer then welcome, err = answer:wait(OFFER) end
+  if welcome then return loop.peer:cast("handed", { token = token, headcount = headcount }, { fd }) end
+  if err ~= "timeout" then return false end
+  avoid(self, loop, answer)
+  loop.peer:cast("unwelcome", { token = token })
+  return false
+end
+
+-- The place comes back from a loop that did not answer. With one that has died since, it is gone: then another is
+-- waited for, as in the queue of the listen socket.
+local function take_back(self, pool, slot, pid)
+  if pool.core:pass(slot, pid, self.slot, core.getpid()) then return true end
+  local due = core.now() + PATIENCE
+  while not pool.core:claim() do
+    if core.now() > due then return false end
+    core.park(AGAIN)
+  end
+  return true
+end
+
+-- The policy of its pool chooses who serves a connection that was accepted here.
+function Moving:_hand(name, number, fd, headcount)
+  local pool = self.serving.pools[name]
+  local slot, pid = pool.core:assign(fd, headcount)
+  local loop = slot and at_slot(self, slot)
+  if loop and offer(self, loop, name, number, fd, headcount) or slot and not take_back(self, pool, slot, pid) then
+    core.close(fd)
+  elseif not serve(self, name, number, fd, headcount) then
+    core.lose(pool.index, fd)
+  end
+  pool.core:handed(number)
 end
 
 -- ---------------------------------------------------------------- the loop of birth
@@ -229,14 +321,14 @@ end
 -- One attempt. A swap in between may ask for another, with the newer code.
 local function attempt(self, conn, loop, due)
   local move = { loop = loop, generation = generation_of(conn), left = sync.promise() }
-  local token, err = loop.peer:call("welcome", { pool = conn.pool, generation = move.generation },
+  move.token = next_token(self)
+  local welcome, err = loop.peer:call("welcome", { token = move.token, pool = conn.pool, generation = move.generation },
     { timeout = math.max(0, due - core.now()) })
-  if not token then return nil, err == "closed" and no_loop(loop.number) or err end
-  move.token = token
+  if err == "closed" then return nil, no_loop(loop.number) end
   local left
-  left, err = wait_until_left(self, conn, move, due)
+  if welcome then left, err = wait_until_left(self, conn, move, due) end
   if not left then
-    loop.peer:cast("unwelcome", { token = token })
+    if welcome or err == "timeout" then loop.peer:cast("unwelcome", { token = move.token }) end
     return nil, err
   end
   return move.arrival:wait(ARRIVAL)

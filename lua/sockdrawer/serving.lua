@@ -132,6 +132,7 @@ local function settings(options, revision)
   return {
     revision = revision, limits = options.limits, timeouts = options.timeouts, when_full = options.when_full,
     socket = options.socket, allow = options.allow, deny = options.deny, rates = options.rates,
+    binding = options.binding,
   }
 end
 
@@ -145,7 +146,7 @@ end
 local function open_pool(self, state)
   local options = settings(state.options, state.revision)
   options.name, options.index, options.loop = state.name, state.index, runtime.loop
-  local pool = { name = state.name, generations = {}, listening = {}, core = core.pool(options) }
+  local pool = { name = state.name, index = state.index, generations = {}, listening = {}, core = core.pool(options) }
   pool.core:on_drained(function(number) self:_retire(pool, number) end)
   pool.core:on_event(function(err, rest)
     log.warn("accept_failed", { pool = pool.name, msg = ("%s: trying again in %g s"):format(err, rest) })

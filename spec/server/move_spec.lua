@@ -107,9 +107,10 @@ describe("move", function()
 
   it("answers at once where the connection is there already", function()
     local s = start "return function(conn) conn:read 'l' end"
-    s:connect()
+    local c = s:connect()
     local row = only_row(s)
     assert.same({ conn = row.id, from = row.loop, to = row.loop }, move(s, row.id, row.loop))
+    c:close()
   end)
 
   it("says what cannot be moved, and why", function()
@@ -399,7 +400,9 @@ describe("move", function()
       c:close()
       assert.is_truthy(process.eventually(function()
         local counts = held(s)
-        return counts.open == 0 and counts.accepted == counts.closed and s:rpc("status").loops[to].state == "running"
+        local loop = s:rpc("status").loops[to]
+        local replaced = loop.state == "running" and loop.pid ~= victim
+        return counts.open == 0 and counts.accepted == counts.closed and replaced
       end), "the books do not balance")
     end
   end)

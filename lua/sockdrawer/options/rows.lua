@@ -171,7 +171,7 @@ local pool = {
   { "acceptors", "count", one_per_loop, max = 1024, help = "accept slots over the loops; 0: bound, not accepting" },
   { "listen_sockets", "count", nil, min = 1, max = 1024, at_open = true,
     help = "per address; default: one per loop (1 for unix:, fd:, systemd:)" },
-  { "binding", later = 2, help = "which loop gets a connection" },
+  { "binding", "binding", "auto", help = "which loop gets a connection" },
   { "max_connections", "count", 10000, max = 1e9, off = true, help = "over all loops" },
   { "when_full", "when_full", "backlog", help = "what becomes of a connection above it" },
   { "timeouts", "table", rows = timeouts, help = "seconds; false is off" },

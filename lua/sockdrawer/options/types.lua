@@ -106,6 +106,18 @@ M.choice = {
   allowed = function(row) return "one of " .. quoted(row.of) end,
 }
 
+local BINDINGS = { kernel = true, auto = true, least_connections = true, round_robin = true, cpu = true }
+
+M.binding = {
+  parse = function(value)
+    if BINDINGS[value] then return value end
+    if is_number(value) and value % 1 == 0 and value >= 1 and value <= 1e6 then return value end
+  end,
+  allowed = function()
+    return '"kernel", "auto", "least_connections", "round_robin", "cpu" or the number of a loop'
+  end,
+}
+
 local function is_later_policy(value)
   if type(value) == "function" or value == "reset" then return true end
   return type(value) == "table" and (value.wait ~= nil or value.reply ~= nil)

@@ -139,6 +139,16 @@ function report.options_of(pool)
   return options
 end
 
+-- How connections are spread: by which policy, and how many each loop has.
+local function binding_of(instance, pool)
+  local counts = list()
+  for _, worker in ipairs(instance.workers:in_state("running", "stuck", "draining")) do
+    local connections = instance.scoreboard:pool_slot(pool.index, worker.slot).connections
+    table.insert(counts, { loop = worker.loop, connections = connections })
+  end
+  return { policy = pool.options.binding, counts = counts }
+end
+
 function report.info(instance, params)
   local pool, err = instance.pools:find(params.pool)
   if not pool then return nil, err end
@@ -148,6 +158,7 @@ function report.info(instance, params)
   row.digest, row.started = generation.digest, generation.started
   row.script = instance.script and instance.script.number
   row.can_roll_back = pool.previous ~= nil or pool.canary ~= nil
+  row.binding = binding_of(instance, pool)
   return row
 end
 

@@ -13,7 +13,7 @@ local sync = require "sockdrawer.sync"
 local workers = {}
 
 local FIRST_DELAY, MOST_DELAY, SHORT_LIFE = 0.010, 10, 2
-local STOP_SECONDS = 2
+local STOP_SECONDS, JOINED = 2, 1
 
 ---@class sockdrawer.Workers
 ---@field order integer[] the loops in service: their places are what listen sockets go by, whatever their numbers
@@ -29,7 +29,11 @@ function Workers:_settle_start()
     local worker = self.by_loop[loop]
     if not worker or worker.state ~= "running" then return end
   end
-  self.started:resolve(true)
+  local joining = self.joining
+  core.spawn(function()
+    for _, joined in ipairs(joining) do joined:wait(JOINED) end
+    self.started:resolve(true)
+  end):detach()
 end
 
 ---@param instance table
@@ -38,6 +42,7 @@ function workers.new(instance)
   local self = setmetatable({
     instance = instance, order = {}, by_loop = {}, by_slot = {}, incarnation = 0, last_loop = 0,
     started = sync.promise(),
+    joining = {}, -- what the first workers have yet to say about each other
   }, Workers)
   local restart = instance.spec.server.restart
   self.engine = supervision.new {
@@ -154,16 +159,20 @@ function Workers:_boot(worker)
   self:_running(worker)
 end
 
+local function join(self, worker, other, fd)
+  local joined = worker.peer:ask("mesh", { loop = other.loop, slot = other.slot, pid = other.pid }, { fd })
+  core.close(fd)
+  if joined and not self.started.done then table.insert(self.joining, joined) end
+end
+
 -- Every two workers can talk to each other: they hand over connections. Where descriptors are short, they cannot.
 function Workers:_join_mesh(worker)
   for _, other in ipairs(self:in_state("running", "stuck")) do
     local ours, theirs = nil, nil
     if other ~= worker then ours, theirs = core.socketpair() end
     if ours then
-      worker.peer:cast("mesh", { loop = other.loop, slot = other.slot, pid = other.pid }, { ours })
-      other.peer:cast("mesh", { loop = worker.loop, slot = worker.slot, pid = worker.pid }, { theirs })
-      core.close(ours)
-      core.close(theirs)
+      join(self, worker, other, ours)
+      join(self, other, worker, theirs)
     end
   end
 end

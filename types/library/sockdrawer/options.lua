@@ -103,6 +103,7 @@
 ---@field args? table what the handler is given
 ---@field acceptors? integer accept slots over the loops; 0: bound, not accepting
 ---@field listen_sockets? integer per address; default: one per loop (1 for unix:, fd:, systemd:)
+---@field binding? "kernel"|"auto"|"least_connections"|"round_robin"|"cpu"|integer which loop gets a connection; default: "auto"
 ---@field max_connections? integer|false|"infinity" over all loops; default: 10000
 ---@field when_full? "backlog"|"close" what becomes of a connection above it; default: "backlog"
 ---@field timeouts? sockdrawer.PoolSettings.timeouts seconds; false is off
