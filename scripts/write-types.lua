@@ -16,10 +16,10 @@ end
 
 -- How values are written, by the type of their row.
 local KINDS = {
-  count = "integer", number = "number", seconds = "number", whole_seconds = "integer", size = "integer|string", boolean = "boolean",
-  keepalive = "boolean|integer", text = "string", mode = "string", user = "string", addresses = "string|string[]",
-  networks = "string|string[]",
-  plain = "table", handler = "string|sockdrawer.Handler", when_full = '"backlog"|"close"',
+  count = "integer", number = "number", seconds = "number", whole_seconds = "integer", size = "integer|string",
+  boolean = "boolean", keepalive = "boolean|integer", text = "string", mode = "string", user = "string",
+  addresses = "string|string[]", networks = "string|string[]", plain = "table", handler = "string|sockdrawer.Handler",
+  when_full = '"backlog"|"close"|"reset"|sockdrawer.WhenFull|fun(info: sockdrawer.Full): string|{ reply: string }|nil',
   hook = "string|sockdrawer.ListenHook",
   binding = '"kernel"|"auto"|"least_connections"|"round_robin"|"cpu"|integer',
 }
@@ -67,8 +67,28 @@ local MADE = [[
 -- Made by `make reference` from the tables that the program itself checks against; do not edit it.
 ]]
 
+-- What is too free for rows.
+local SHAPES = [[
+--- Those who come while the pool is full wait, or are told something.
+---@class sockdrawer.WhenFull
+---@field wait? number seconds: accepted and held, served oldest first, closed after so long
+---@field most? integer so many wait in each loop; default: 1000
+---@field queue? "fifo"|"lifo"|"codel"|"fair" who is served next; default: "fifo"
+---@field target? number seconds that are well waited, for codel; default: 0.1
+---@field interval? number and how long it may be more; default: 1
+---@field reply? string in place of `wait`: last words before the close
+
+--- What a function for `when_full` is told.
+---@class sockdrawer.Full
+---@field pool string
+---@field ip string
+---@field port integer
+---@field max_connections integer|false
+]]
+
 local function write_options()
   say(MADE)
+  say(SHAPES)
   write_class("sockdrawer.ServerOptions", rows.server)
   write_class("sockdrawer.PoolSettings", without(rows.pool, "handler"))
   say "---@class sockdrawer.PoolOptions: sockdrawer.PoolSettings"

@@ -19,6 +19,7 @@ enum { ACCEPTS_A_TURN = 64, BACK_OFF = 100, SAY_AGAIN = 1000 };
 static void accept_some(l_listener *l);
 
 void sd_l_accept_try(l_pool *pool) {
+  sd_l_hold_try(pool);
   for (l_listener *l = pool->listeners, *next; l != NULL; l = next) {
     next = l->next;
     if (l->ready) accept_some(l);
@@ -82,8 +83,26 @@ static bool reject_one(l_listener *l) {
   sd_reject why;
   int fd = accept_one(l, &peer);
   if (fd < 0) return go_on_after(l, -fd);
-  bool listed = sd_l_admission_allows(&l->pool->admission, (struct sockaddr *)&peer, &why);
-  reject(l, fd, listed ? SD_REJECT_FULL : why);
+  if (sd_l_admission_allows(&l->pool->admission, (struct sockaddr *)&peer, &why))
+    sd_l_full_reject(l->pool, fd, (struct sockaddr *)&peer);
+  else
+    reject(l, fd, why);
+  return true;
+}
+
+/* No place, but time. */
+static bool hold_one(l_listener *l) {
+  struct sockaddr_storage peer;
+  sd_reject why;
+  uint32_t headcount, index = l->pool->index;
+  int fd = accept_one(l, &peer);
+  if (fd < 0) return go_on_after(l, -fd);
+  if (!sd_l_admission_enter(&l->pool->admission, index, (struct sockaddr *)&peer, &headcount, &why)) {
+    reject(l, fd, why);
+  } else if (sd_l_hold_join(l->pool, fd, &peer, headcount) != 0) {
+    sd_scoreboard_leave(sd_the_vm.scoreboard, index, headcount);
+    reject(l, fd, SD_REJECT_WAIT);
+  }
   return true;
 }
 
@@ -124,12 +143,10 @@ static void retry_in(l_pool *pool, uint64_t ns) {
   if (!sd_timer_armed(&pool->retry) || when < pool->retry.when) sd_loop_arm(&sd_the_vm.loop, &pool->retry, when);
 }
 
-/* What is about to close has no time for a rate. */
-static int claim_place(l_listener *l, sd_claim *claim) {
-  l_pool *pool = l->pool;
+int sd_l_accept_claim(l_pool *pool, uint64_t ticket, bool in_a_hurry, sd_claim *claim) {
   uint64_t wait = 0;
-  *claim = (sd_claim){ .now = sd_scoreboard_clock(), .ticket = l->ticket };
-  if (!l->leaving) claim->rate = pool->admission.accept;
+  *claim = (sd_claim){ .now = sd_scoreboard_clock(), .ticket = ticket };
+  if (!in_a_hurry) claim->rate = pool->admission.accept;
   int err = sd_scoreboard_claim(sd_the_vm.scoreboard, pool->index, claim, &wait);
   if (err == -EBUSY) retry_in(pool, wait);
   if (err == -EINPROGRESS) retry_in(pool, SD_SCOREBOARD_PATIENCE);
@@ -137,13 +154,13 @@ static int claim_place(l_listener *l, sd_claim *claim) {
 }
 
 static uint64_t oldest_ticket(const l_pool *pool) {
-  uint64_t oldest = 0;
+  uint64_t oldest = sd_l_hold_ticket(pool);
   for (const l_listener *l = pool->listeners; l != NULL; l = l->next)
     if (l->ticket != 0 && (oldest == 0 || l->ticket < oldest)) oldest = l->ticket;
   return oldest;
 }
 
-static void announce(l_pool *pool) {
+void sd_l_accept_announce(l_pool *pool) {
   uint64_t oldest = oldest_ticket(pool);
   if (oldest == pool->announced) return;
   pool->announced = oldest;
@@ -171,10 +188,19 @@ static bool stand_back(l_listener *l) {
 
 void sd_l_accept_stand_back(l_pool *pool) {
   for (l_listener *l = pool->listeners; l != NULL; l = l->next) stand_back(l);
-  announce(pool);
+  sd_l_accept_announce(pool);
 }
 
 /* ---- steps ---- */
+
+/* Without a place: whether there may be more to do. */
+static bool step_when_full(l_listener *l, int err) {
+  const l_full *full = &l->pool->full;
+  if (full->mode == FULL_WAIT && full->line.count < full->most) return hold_one(l);
+  if (l->leaving) return reject_one(l);
+  if (err == -EAGAIN && full->mode != FULL_BACKLOG && full->mode != FULL_WAIT) return reject_one(l);
+  return wait_in_line(l);
+}
 
 /* False when there is nothing to do for now. */
 static bool step(l_listener *l) {
@@ -182,12 +208,12 @@ static bool step(l_listener *l) {
   if (pool->paused && !l->leaving) return stand_back(l);
   if (sd_timer_armed(&l->rest)) return stand_back(l);
   l_generation *g = sd_l_pool_current(pool);
+  if (g == NULL) return l->leaving ? reject_one(l) : stand_back(l);
   sd_claim claim;
-  int err = g != NULL ? claim_place(l, &claim) : -ENOENT;
+  /* What is about to close has no time for a rate. */
+  int err = pool->full.line.count > 0 ? -EINPROGRESS : sd_l_accept_claim(pool, l->ticket, l->leaving, &claim);
   if (err == 0) return serve_one(l, g, &claim);
-  if (l->leaving || (err == -EAGAIN && pool->close_when_full)) return reject_one(l);
-  if (g == NULL) return stand_back(l);
-  return err != -EBUSY ? wait_in_line(l) : false;
+  return err != -EBUSY && step_when_full(l, err);
 }
 
 /* Of one that is in no list any more. */
@@ -210,17 +236,17 @@ static void close_listener(l_listener *l) {
   l_pool *pool = l->pool;
   *link = l->next;
   end_listener(l);
-  announce(pool);
+  sd_l_accept_announce(pool);
 }
 
 static void accept_some(l_listener *l) {
   for (int i = 0; i < ACCEPTS_A_TURN; i++) {
     if (step(l)) continue;
-    announce(l->pool);
+    sd_l_accept_announce(l->pool);
     if (l->leaving && !l->ready) close_listener(l);
     return;
   }
-  announce(l->pool);
+  sd_l_accept_announce(l->pool);
   sd_loop_defer(&sd_the_vm.loop, &l->again);
 }
 
@@ -245,7 +271,7 @@ void sd_l_accept_close(l_pool *pool) {
     pool->listeners = l->next;
     end_listener(l);
   }
-  announce(pool);
+  sd_l_accept_announce(pool);
 }
 
 /* accept(fd, id): takes over the descriptor. */

@@ -318,9 +318,8 @@ static void take_config(lua_State *L, int index, l_pool *pool) {
   lua_getfield(L, index, "revision");
   if (lua_isnumber(L, -1)) pool->revision = (uint64_t)lua_tonumber(L, -1);
   lua_pop(L, 1);
-  lua_getfield(L, index, "when_full");
-  if (lua_isstring(L, -1)) pool->close_when_full = strcmp(lua_tostring(L, -1), "close") == 0;
-  lua_pop(L, 1);
+  sd_l_full_configure(L, index, &pool->full);
+  sd_l_hold_retime(pool);
 }
 
 static const sd_conn_limits usual_limits = { .line = 8192,
@@ -358,6 +357,7 @@ static int l_pool_new(lua_State *L) {
   pool->on_drained = pool->on_event = pool->on_ended = LUA_NOREF;
   pool->limits = &usual_limits;
   sd_l_accept_init(pool);
+  sd_l_hold_init(pool);
   take_config(L, 1, pool);
   pool->next = pools;
   pools = pool;
@@ -501,9 +501,19 @@ static int l_counts(lua_State *L) {
   return 1;
 }
 
+/* Those who wait for a place too: they will be connections, or told. */
 static int l_count(lua_State *L) {
-  lua_pushnumber(L, (lua_Number)sd_l_pool_check(L)->count);
+  const l_pool *pool = sd_l_pool_check(L);
+  lua_pushnumber(L, (lua_Number)(pool->count + pool->full.line.count));
   return 1;
+}
+
+/* dismiss(): who waits for a place will get none. */
+static int l_dismiss(lua_State *L) {
+  l_pool *pool = sd_l_pool_check(L);
+  sd_l_hold_dismiss(pool);
+  sd_l_accept_announce(pool);
+  return 0;
 }
 
 static int l_on_drained(lua_State *L) {
@@ -532,6 +542,7 @@ static int l_pool_close(lua_State *L) {
   sd_l_accept_close(pool);
   if (pool->connections != NULL) return sd_push_failure(L, SD_EBUSY);
   while (pool->generations != NULL) free_generation(pool, pool->generations);
+  sd_l_full_free(L, pool);
   sd_l_admission_free(&pool->admission);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_drained);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_event);
@@ -560,6 +571,9 @@ void sd_l_pool_register(lua_State *L) {
     { "counts", l_counts },
     { "count", l_count },
     { "configure", l_configure },
+    { "turn_away", sd_l_full_turn_away },
+    { "on_full", sd_l_full_on_full },
+    { "dismiss", l_dismiss },
     { "live", l_live },
     { "renew", l_renew },
     { "on_drained", l_on_drained },

@@ -6,6 +6,7 @@
 #include "base/binding.h"
 #include "l_admission.h"
 #include "l_connection.h"
+#include "l_full.h"
 #include "net/sockopt.h"
 
 #define SD_POOL "sockdrawer.pool"
@@ -42,11 +43,12 @@ struct l_pool {
   uint32_t index;
   int loop;
   uint64_t revision; /* of the options */
-  bool paused, close_when_full;
+  bool paused;
   l_pool_sockopts own_tcp, own_unix; /* what connections do not inherit from listen sockets */
   char name[SD_SCOREBOARD_NAME_MAX];
   const sd_conn_limits *limits; /* of new connections */
   l_admission admission;
+  l_full full;
   sd_timer retry;     /* armed: the next accept is due then */
   uint64_t announced; /* the oldest ticket, as the scoreboard knows it */
   sd_binding binding;
@@ -97,6 +99,13 @@ void sd_l_binding_configure(lua_State *L, int index, sd_binding *binding);
 /* Looks at every socket again whose queue may hold something. */
 void sd_l_accept_try(l_pool *pool);
 
+/* Claims a place for this ticket (0: for who has just come); `in_a_hurry`: whatever
+ * the rate of accepts. If it was not granted, tries again by itself. */
+int sd_l_accept_claim(l_pool *pool, uint64_t ticket, bool in_a_hurry, sd_claim *claim);
+
+/* Tells the other loops how long the first in this one's line has waited. */
+void sd_l_accept_announce(l_pool *pool);
+
 /* Leaves the line: it will accept nothing for now. */
 void sd_l_accept_stand_back(l_pool *pool);
 
@@ -104,6 +113,34 @@ void sd_l_accept_init(l_pool *pool);
 
 /* Closes its listen sockets. */
 void sd_l_accept_close(l_pool *pool);
+
+/* ---- l_full.c ---- */
+
+/* Takes when_full from the table at `index`. */
+void sd_l_full_configure(lua_State *L, int index, l_full *full);
+void sd_l_full_free(lua_State *L, l_pool *pool);
+
+/* Turns an accepted one away, as when_full says, and counts it. Takes over `fd`. */
+void sd_l_full_reject(l_pool *pool, int fd, const struct sockaddr *peer);
+
+int sd_l_full_turn_away(lua_State *L); /* method turn_away */
+int sd_l_full_on_full(lua_State *L);   /* method on_full */
+
+/* ---- l_hold.c ---- */
+void sd_l_hold_init(l_pool *pool);
+void sd_l_hold_retime(l_pool *pool);
+
+/* Lets an accepted one wait. 0 or -errno: then all is still the caller's. */
+int sd_l_hold_join(l_pool *pool, int fd, const struct sockaddr_storage *peer, uint32_t headcount);
+
+/* The ticket of who is next; 0: nobody waits. */
+uint64_t sd_l_hold_ticket(const l_pool *pool);
+
+/* Serves who waits, as far as there are places. */
+void sd_l_hold_try(l_pool *pool);
+
+/* Turns away all who wait. */
+void sd_l_hold_dismiss(l_pool *pool);
 
 int sd_l_accept(lua_State *L);   /* method accept */
 int sd_l_unaccept(lua_State *L); /* method unaccept */

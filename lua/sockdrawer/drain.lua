@@ -73,6 +73,9 @@ end
 ---@return { finished: integer, cut: integer }
 function drain.run(pools, deadline, which, reason)
   local told = { count = 0 }
+  if not which then -- everybody: those who wait for a place, too
+    for _, pool in pairs(pools) do pool.core:dismiss() end
+  end
   tell(pools, which, told)
   wait_for_end(pools, which, deadline and core.now() + deadline, told)
   local left = list(pools, which)

@@ -7,6 +7,7 @@
 local core = require "sockdrawer.core"
 local callbacks = require "sockdrawer.callbacks"
 local generation = require "sockdrawer.generation"
+local hooks = require "sockdrawer.hooks"
 local live = require "sockdrawer.live"
 local log = require "sockdrawer.log"
 local runtime = require "sockdrawer.runtime"
@@ -321,6 +322,7 @@ local function remove_pool(self, name)
   cancel_scope(pool.generations[pool.current])
   cancel_scope(pool.generations[pool.canary])
   pool.removed = true
+  pool.core:dismiss()
   pool.core:on_ended(function() forget_removed(self, pool) end)
   forget_removed(self, pool)
 end
@@ -340,6 +342,7 @@ function Serving:commit(id)
     answer.pools[pool.name] = { kept = kept(pool) }
   end
   for _, name in ipairs(change.remove) do remove_pool(self, name) end
+  for _, pool in pairs(self.pools) do hooks.apply(pool, self.script) end
   return answer
 end
 

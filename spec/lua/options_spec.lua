@@ -254,10 +254,6 @@ describe("options", function()
           says(row[1] .. " = 1: not available yet")
         end
       end
-      for _, value in ipairs { "reset", { wait = 1 }, { reply = "x" }, print } do
-        pool { when_full = value }
-        says "not available yet: comes with stage 2"
-      end
     end)
 
     it("know the socket options by name", function()

@@ -10,6 +10,8 @@ local function fake_pool(options)
   end
   function pool:on_drained(fn) self.drained = fn end
   function pool.on_event() end
+  function pool.on_full() end
+  function pool.dismiss() end
   function pool.on_ended() end
   function pool.try() end
   function pool.outdate() end
@@ -213,6 +215,7 @@ describe("a drain", function()
       end
       rows[i] = row
     end
+    function pool.core.dismiss() end
     function pool.core.connections() return { unpack(rows) } end
     function pool.core.counts() return { [1] = #rows > 0 and #rows or nil } end
     return pool, function() return told end

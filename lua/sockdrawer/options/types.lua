@@ -7,6 +7,7 @@
 
 local later = require "sockdrawer.options.later"
 local plain = require "sockdrawer.plain"
+local when_full = require "sockdrawer.options.when_full"
 
 local M = {}
 
@@ -118,17 +119,9 @@ M.binding = {
   end,
 }
 
-local function is_later_policy(value)
-  if type(value) == "function" or value == "reset" then return true end
-  return type(value) == "table" and (value.wait ~= nil or value.reply ~= nil)
-end
-
 M.when_full = {
-  parse = function(value)
-    if value == "backlog" or value == "close" then return value end
-    if is_later_policy(value) then return nil, later.text(2) end
-  end,
-  allowed = function() return '"backlog" or "close"' end,
+  parse = when_full.parse,
+  allowed = function() return when_full.allowed end,
 }
 
 -- Octal needs quotes: 0660 is a decimal number in Lua.

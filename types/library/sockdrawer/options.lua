@@ -2,6 +2,22 @@
 
 -- Made by `make reference` from the tables that the program itself checks against; do not edit it.
 
+--- Those who come while the pool is full wait, or are told something.
+---@class sockdrawer.WhenFull
+---@field wait? number seconds: accepted and held, served oldest first, closed after so long
+---@field most? integer so many wait in each loop; default: 1000
+---@field queue? "fifo"|"lifo"|"codel"|"fair" who is served next; default: "fifo"
+---@field target? number seconds that are well waited, for codel; default: 0.1
+---@field interval? number and how long it may be more; default: 1
+---@field reply? string in place of `wait`: last words before the close
+
+--- What a function for `when_full` is told.
+---@class sockdrawer.Full
+---@field pool string
+---@field ip string
+---@field port integer
+---@field max_connections integer|false
+
 ---@class sockdrawer.ServerOptions.control
 ---@field path? string the control socket, relative to the script's folder
 ---@field group? string a group whose members may operate the instance too
@@ -105,7 +121,7 @@
 ---@field listen_sockets? integer per address; default: one per loop (1 for unix:, fd:, systemd:)
 ---@field binding? "kernel"|"auto"|"least_connections"|"round_robin"|"cpu"|integer which loop gets a connection; default: "auto"
 ---@field max_connections? integer|false|"infinity" over all loops; default: 10000
----@field when_full? "backlog"|"close" what becomes of a connection above it; default: "backlog"
+---@field when_full? "backlog"|"close"|"reset"|sockdrawer.WhenFull|fun(info: sockdrawer.Full): string|{ reply: string }|nil what becomes of a connection above it; default: "backlog"
 ---@field timeouts? sockdrawer.PoolSettings.timeouts seconds; false is off
 ---@field limits? sockdrawer.PoolSettings.limits bytes; false is unlimited
 ---@field rates? sockdrawer.PoolSettings.rates|false|"infinity" limits of coming, over all loops
