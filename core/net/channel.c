@@ -53,6 +53,10 @@ void sd_channel_close(sd_channel *ch) {
   sd_buffer_free(&ch->out);
 }
 
+bool sd_channel_quiet(const sd_channel *ch) {
+  return !ch->closed && sd_buffer_length(&ch->in) == 0 && sd_buffer_length(&ch->out) == 0 && ch->nreceived == 0;
+}
+
 static void hang_up(sd_channel *ch) {
   if (ch->closed) return;
   sd_channel_close(ch);

@@ -44,6 +44,10 @@ int sd_channel_open(sd_channel *channel, sd_loop *loop, int fd, const sd_channel
  * -errno. */
 int sd_channel_send(sd_channel *channel, const char *bytes, size_t length, const int *fds, unsigned nfds);
 
+/* Nothing is under way in this process, in neither direction: whoever gets the
+ * descriptor can go on from here. */
+bool sd_channel_quiet(const sd_channel *channel);
+
 /* Closes without a word. Harmless twice. */
 void sd_channel_close(sd_channel *channel);
 

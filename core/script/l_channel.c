@@ -160,6 +160,15 @@ static int l_channel_close(lua_State *L) {
   return 0;
 }
 
+/* handle() → its descriptor, if all that came has been received and all that was
+ * sent has left; otherwise nil. */
+static int l_channel_handle(lua_State *L) {
+  l_channel *l = luaL_checkudata(L, 1, CHANNEL);
+  if (!sd_channel_quiet(&l->channel) || l->in.count > 0) return 0;
+  lua_pushinteger(L, l->channel.source.fd);
+  return 1;
+}
+
 static int channel_gc(lua_State *L) {
   l_channel *l = lua_touserdata(L, 1);
   sd_channel_close(&l->channel);
@@ -168,7 +177,7 @@ static int channel_gc(lua_State *L) {
 }
 
 static const luaL_Reg channel_methods[] = { { "send", l_send }, { "receive", l_channel_receive },
-  { "close", l_channel_close }, { NULL, NULL } };
+  { "handle", l_channel_handle }, { "close", l_channel_close }, { NULL, NULL } };
 
 /* ---- lines from a pipe ---- */
 
@@ -233,8 +242,11 @@ static void on_again(sd_deferred *again) {
   read_some((line_reader *)((char *)again - offsetof(line_reader, again)));
 }
 
+/* line_reader(fd [, beginning of the first line]) */
 static int l_line_reader(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
+  size_t length;
+  const char *begun = luaL_optlstring(L, 2, "", &length);
   line_reader *r = lua_newuserdata(L, sizeof *r);
   *r = (line_reader){ .source = { .fd = fd, .on_events = on_pipe }, .again = { .run = on_again } };
   r->closed = true; /* until nothing can raise any more */
@@ -246,7 +258,10 @@ static int l_line_reader(lua_State *L) {
   fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   int err = sd_loop_watch(&sd_the_vm.loop, &r->source, EPOLLIN);
   r->closed = err != 0;
-  if (err == 0) return 1;
+  if (err == 0) {
+    sd_buffer_append(&r->bytes, begun, length);
+    return 1;
+  }
   sd_vm_unanchor(r);
   return sd_push_failure(L, err);
 }
@@ -260,6 +275,16 @@ static int l_reader_close(lua_State *L) {
   return 0;
 }
 
+/* handle() → its descriptor, and the beginning of a line that has no end yet; nil
+ * when it is closed, or lines wait to be received. */
+static int l_reader_handle(lua_State *L) {
+  line_reader *r = luaL_checkudata(L, 1, READER);
+  if (r->closed || r->in.count > 0) return 0;
+  lua_pushinteger(L, r->source.fd);
+  lua_pushlstring(L, sd_buffer_bytes(&r->bytes), sd_buffer_length(&r->bytes));
+  return 2;
+}
+
 static int reader_gc(lua_State *L) {
   line_reader *r = lua_touserdata(L, 1);
   close_reader(r);
@@ -267,8 +292,8 @@ static int reader_gc(lua_State *L) {
   return 0;
 }
 
-static const luaL_Reg reader_methods[] = { { "receive", l_reader_receive }, { "close", l_reader_close },
-  { NULL, NULL } };
+static const luaL_Reg reader_methods[] = { { "receive", l_reader_receive }, { "handle", l_reader_handle },
+  { "close", l_reader_close }, { NULL, NULL } };
 
 void sd_l_channel_register(lua_State *L) {
   static const luaL_Reg functions[] = { { "channel", l_channel_new }, { "line_reader", l_line_reader },

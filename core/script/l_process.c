@@ -1,33 +1,68 @@
-/* Child processes and signals, as tasks wait for them. libuv reaps. */
+/* Child processes and signals, as tasks wait for them. libuv reaps what it has
+ * started, each by its pid; children that were there before this program was
+ * (an upgrade) are nobody's but ours: a pidfd tells when they end. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/errors.h"
 #include "task.h"
 
 #define PROCESS "sockdrawer.process"
+#define INHERITED "sockdrawer.inherited_process"
 #define SIGNALS "sockdrawer.signals"
 
 enum { MOST_ARGS = 64, MOST_FDS = 16, MOST_SIGNALS = 16 };
 
 /* ---- processes ---- */
 
+/* What both kinds of children have: an end, and a task that may wait for it. */
 typedef struct {
-  uv_process_t uv; /* first member */
   sd_task *waiter;
   int64_t exit;
   int signal;
   bool over;
+} life;
+
+typedef struct {
+  uv_process_t uv; /* first member */
+  life life;
 } process;
 
-static int push_ending(lua_State *L, const process *p) {
+static int push_ending(lua_State *L, const life *l) {
   lua_createtable(L, 0, 1);
-  lua_pushinteger(L, p->signal ? p->signal : (lua_Integer)p->exit);
-  lua_setfield(L, -2, p->signal ? "signal" : "exit");
+  lua_pushinteger(L, l->signal ? l->signal : (lua_Integer)l->exit);
+  lua_setfield(L, -2, l->signal ? "signal" : "exit");
   return 1;
+}
+
+static void end_life(life *l, int64_t status, int signal) {
+  l->over = true;
+  l->exit = status;
+  l->signal = signal;
+  if (l->waiter == NULL) return;
+  sd_task *task = l->waiter;
+  l->waiter = NULL;
+  sd_task_wake(task, push_ending(task->co, l));
+}
+
+static void unwait_life(sd_task *task) {
+  ((life *)task->waiting_for)->waiter = NULL;
+}
+
+/* wait([timeout]) */
+static int wait_for(lua_State *L, life *l) {
+  sd_task *task = sd_task_here(L, "wait");
+  if (l->over) return push_ending(L, l);
+  if (l->waiter != NULL) return sd_push_failure(L, SD_EBUSY);
+  if (!lua_isnoneornil(L, 2)) sd_task_set_timeout(task, sd_check_ms(L, 2));
+  l->waiter = task;
+  return sd_task_wait(L, task, l, unwait_life);
 }
 
 static void on_handle_closed(uv_handle_t *handle) {
@@ -35,15 +70,7 @@ static void on_handle_closed(uv_handle_t *handle) {
 }
 
 static void on_process_exit(uv_process_t *uv, int64_t status, int signal) {
-  process *p = (process *)uv;
-  p->over = true;
-  p->exit = status;
-  p->signal = signal;
-  if (p->waiter != NULL) {
-    sd_task *task = p->waiter;
-    p->waiter = NULL;
-    sd_task_wake(task, push_ending(task->co, p));
-  }
+  end_life(&((process *)uv)->life, status, signal);
   uv_close((uv_handle_t *)uv, on_handle_closed);
 }
 
@@ -113,23 +140,14 @@ static int l_process(lua_State *L) {
   return 1;
 }
 
-static void unwait_process(sd_task *task) {
-  ((process *)task->waiting_for)->waiter = NULL;
-}
-
 static int l_process_wait(lua_State *L) {
   process *p = luaL_checkudata(L, 1, PROCESS);
-  sd_task *task = sd_task_here(L, "wait");
-  if (p->over) return push_ending(L, p);
-  if (p->waiter != NULL) return sd_push_failure(L, SD_EBUSY);
-  if (!lua_isnoneornil(L, 2)) sd_task_set_timeout(task, sd_check_ms(L, 2));
-  p->waiter = task;
-  return sd_task_wait(L, task, p, unwait_process);
+  return wait_for(L, &p->life);
 }
 
 static int l_process_kill(lua_State *L) {
   process *p = luaL_checkudata(L, 1, PROCESS);
-  int err = p->over ? UV_ESRCH : uv_process_kill(&p->uv, (int)luaL_checkinteger(L, 2));
+  int err = p->life.over ? UV_ESRCH : uv_process_kill(&p->uv, (int)luaL_checkinteger(L, 2));
   if (err) return sd_push_failure(L, err);
   lua_pushboolean(L, 1);
   return 1;
@@ -147,6 +165,70 @@ static int process_index(lua_State *L) {
 }
 
 static const luaL_Reg process_methods[] = { { "wait", l_process_wait }, { "kill", l_process_kill }, { NULL, NULL } };
+
+/* ---- children that this program has not started ---- */
+
+typedef struct {
+  uv_poll_t poll; /* first member */
+  life life;
+  pid_t pid;
+  int fd;
+} inherited;
+
+static void on_inherited_closed(uv_handle_t *handle) {
+  close(((inherited *)handle)->fd);
+  sd_vm_unanchor(handle);
+}
+
+static void on_inherited_end(uv_poll_t *poll, int status, int events) {
+  inherited *p = (inherited *)poll;
+  int how = 0;
+  (void)status;
+  (void)events;
+  pid_t pid = waitpid(p->pid, &how, WNOHANG);
+  if (pid == 0 || (pid < 0 && errno == EINTR)) return;
+  bool killed = pid > 0 && WIFSIGNALED(how);
+  end_life(&p->life, pid > 0 && WIFEXITED(how) ? WEXITSTATUS(how) : -1, killed ? WTERMSIG(how) : 0);
+  uv_close((uv_handle_t *)poll, on_inherited_closed);
+}
+
+/* inherited_process(pid): one that is a child of this process already. */
+static int l_inherited(lua_State *L) {
+  pid_t pid = (pid_t)luaL_checkinteger(L, 1);
+  luaL_argcheck(L, pid > 0, 1, "process id expected");
+  inherited *p = lua_newuserdata(L, sizeof *p);
+  memset(p, 0, sizeof *p);
+  p->pid = pid;
+  p->fd = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (p->fd < 0) return sd_push_failure(L, -errno);
+  int err = uv_poll_init(&sd_the_vm.loop.uv, &p->poll, p->fd);
+  if (err) {
+    close(p->fd);
+    return sd_push_failure(L, err);
+  }
+  sd_vm_anchor(L, p, -1);
+  uv_poll_start(&p->poll, UV_READABLE, on_inherited_end);
+  luaL_getmetatable(L, INHERITED);
+  lua_setmetatable(L, -2);
+  return 1;
+}
+
+static int l_inherited_wait(lua_State *L) {
+  inherited *p = luaL_checkudata(L, 1, INHERITED);
+  return wait_for(L, &p->life);
+}
+
+static int l_inherited_kill(lua_State *L) {
+  inherited *p = luaL_checkudata(L, 1, INHERITED);
+  int number = (int)luaL_checkinteger(L, 2);
+  if (p->life.over) return sd_push_failure(L, UV_ESRCH);
+  if (kill(p->pid, number)) return sd_push_failure(L, -errno);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static const luaL_Reg inherited_methods[] = { { "wait", l_inherited_wait }, { "kill", l_inherited_kill },
+  { NULL, NULL } };
 
 /* ---- signals ---- */
 
@@ -226,13 +308,15 @@ static int l_signals_receive(lua_State *L) {
 static const luaL_Reg signals_methods[] = { { "receive", l_signals_receive }, { NULL, NULL } };
 
 void sd_l_process_register(lua_State *L) {
-  static const luaL_Reg functions[] = { { "process", l_process }, { "signals", l_signals }, { NULL, NULL } };
+  static const luaL_Reg functions[] = { { "process", l_process }, { "inherited_process", l_inherited },
+    { "signals", l_signals }, { NULL, NULL } };
   sd_class(L, PROCESS, process_methods, NULL);
   luaL_getmetatable(L, PROCESS);
   lua_getfield(L, -1, "__index");
   lua_pushcclosure(L, process_index, 1);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
+  sd_class(L, INHERITED, inherited_methods, NULL);
   sd_class(L, SIGNALS, signals_methods, NULL);
   luaL_register(L, NULL, functions);
 }

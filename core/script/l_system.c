@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -153,6 +154,14 @@ static int l_parent_death(lua_State *L) {
   return sd_l_failure(L, -ESRCH, "the parent is gone already");
 }
 
+/* unblock_signals(): those that came while this program took the place of another
+ * are delivered now. */
+static int l_unblock_signals(lua_State *L) {
+  sigset_t none;
+  sigemptyset(&none);
+  return succeed(L, sigprocmask(SIG_SETMASK, &none, NULL));
+}
+
 /* Users. */
 
 /* lookup_user("user" | "user:group") → uid, gid, name | nil, "ENOENT", text */
@@ -252,6 +261,28 @@ static int l_close(lua_State *L) {
   return succeed(L, close(check_fd(L, 1)));
 }
 
+static int l_cloexec(lua_State *L) {
+  return succeed(L, fcntl(check_fd(L, 1), F_SETFD, FD_CLOEXEC));
+}
+
+/* memfd(name, bytes) → a descriptor with the bytes in it, at its beginning. */
+static int l_memfd(lua_State *L) {
+  size_t length;
+  const char *name = luaL_checkstring(L, 1), *bytes = luaL_checklstring(L, 2, &length);
+  int fd = memfd_create(name, MFD_CLOEXEC);
+  for (size_t done = 0; fd >= 0 && done < length;) {
+    ssize_t n = pwrite(fd, bytes + done, length - done, (off_t)done);
+    if (n > 0) {
+      done += (size_t)n;
+    } else if (n == 0 || errno != EINTR) {
+      int err = n == 0 ? -ENOSPC : -errno;
+      close(fd);
+      return sd_l_failure(L, err, NULL);
+    }
+  }
+  return give_fd(L, fd);
+}
+
 /* This process. */
 
 static int l_set_title(lua_State *L) {
@@ -319,6 +350,43 @@ static int l_rlimit(lua_State *L) {
 /* Ends at once: no finalizers, no buffers, no handlers. */
 static int l_exit(lua_State *L) {
   _exit((int)luaL_checkinteger(L, 1));
+}
+
+static void keep_fds(lua_State *L, int index, bool keep) {
+  for (int i = 1; i <= (int)lua_objlen(L, index); i++) {
+    lua_rawgeti(L, index, i);
+    fcntl((int)lua_tointeger(L, -1), F_SETFD, keep ? 0 : FD_CLOEXEC);
+    lua_pop(L, 1);
+  }
+}
+
+/* exec(args, fds, name, value): another program in this process, with the listed
+ * descriptors and one more variable. No signal gets lost: all are blocked until it
+ * calls unblock_signals. Returns only if it failed; then all is as it was. */
+static int l_exec(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  const char *name = luaL_checkstring(L, 3), *value = luaL_checkstring(L, 4);
+  int n = (int)lua_objlen(L, 1);
+  luaL_argcheck(L, n > 0, 1, "no program");
+  const char **args = lua_newuserdata(L, (size_t)(n + 1) * sizeof *args);
+  for (int i = 0; i < n; i++) {
+    lua_rawgeti(L, 1, i + 1);
+    args[i] = luaL_checkstring(L, -1); /* the list keeps it */
+    lua_pop(L, 1);
+  }
+  args[n] = NULL;
+  sigset_t all, before;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, &before);
+  keep_fds(L, 2, true);
+  setenv(name, value, 1);
+  execvp(args[0], (char *const *)args);
+  int err = -errno;
+  unsetenv(name);
+  keep_fds(L, 2, false);
+  sigprocmask(SIG_SETMASK, &before, NULL);
+  return sd_l_failure(L, err, NULL);
 }
 
 static int l_environ(lua_State *L) {
@@ -454,6 +522,7 @@ void sd_l_system_register(lua_State *L) {
   static const luaL_Reg functions[] = {
     { "ignore_signals", l_ignore_signals },
     { "kill", l_kill },
+    { "unblock_signals", l_unblock_signals },
     { "parent_death", l_parent_death },
     { "lookup_user", l_lookup_user },
     { "drop_user", l_drop_user },
@@ -463,6 +532,8 @@ void sd_l_system_register(lua_State *L) {
     { "eventfd", l_eventfd },
     { "dup", l_dup },
     { "close", l_close },
+    { "cloexec", l_cloexec },
+    { "memfd", l_memfd },
     { "set_title", l_set_title },
     { "getpid", l_getpid },
     { "getppid", l_getppid },
@@ -471,6 +542,7 @@ void sd_l_system_register(lua_State *L) {
     { "cpus", l_cpus },
     { "rlimit", l_rlimit },
     { "_exit", l_exit },
+    { "exec", l_exec },
     { "environ", l_environ },
     { "unsetenv", l_unsetenv },
     { "umask", l_umask },

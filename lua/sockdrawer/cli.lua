@@ -114,7 +114,16 @@ local function finish_stop(path, pid, err)
   if err then complain "sockdrawer: it is gone, and did not say how it went" end
 end
 
+-- The instance may be in another folder than who asks it.
+local function resolve_program(command)
+  local program = command.params.program
+  if command.verb.name == "upgrade" and program and program:find "/" and program:sub(1, 1) ~= "/" then
+    command.params.program = core.getcwd() .. "/" .. program
+  end
+end
+
 local function ask(command)
+  resolve_program(command)
   local path, word, text = instances.choose(command.control, command.name)
   if not path then return fail(text, word == "none" and outcomes.NO_INSTANCE or outcomes.USAGE) end
   local verb = command.verb
@@ -154,9 +163,23 @@ local function absolute(path)
   return core.getcwd() .. "/" .. path
 end
 
+-- How this program was called: by the wrapper that says so, or by the interpreter with all its words.
+local function program_words()
+  local typed = os.getenv "SOCKDRAWER_COMMAND"
+  core.unsetenv "SOCKDRAWER_COMMAND"
+  if typed then return { typed } end
+  local words, first = {}, 0
+  while arg[first - 1] do first = first - 1 end
+  for i = first, 0 do words[#words + 1] = arg[i] end
+  return words
+end
+
 local function start_options(command)
   command.overrides.control = absolute(command.overrides.control)
-  return { script = command.script, args = command.args, overrides = command.overrides }
+  return {
+    script = command.script, args = command.args, overrides = command.overrides,
+    command = { words = command.program, args = command.argv },
+  }
 end
 
 local actions = {}
@@ -209,7 +232,9 @@ function actions.list(command) return in_loop(list, command) end
 ---@param argv string[]
 ---@return integer status the exit status
 function cli.main(argv)
+  local program = program_words()
   local command = arguments.parse(argv)
+  command.program, command.argv = program, { unpack(argv) }
   return actions[command.action](command) or outcomes.DONE
 end
 

@@ -100,12 +100,17 @@ local function address_of(path, options)
   return text
 end
 
+--- A function that removes the file of a control socket, if it still is that one.
+function instances.remover(path, ino, dev)
+  return function() core.unlink_socket(path, ino, dev) end
+end
+
 --- Makes a control socket ours, replacing one that nobody answers on: its descriptor and a function that removes the
 --- file again (if it still is ours), to be called before the descriptor is closed. Or nil and why not ("already
 --- running, pid N").
 ---@param path string
 ---@param options { mode?: string|integer, group?: string }
----@return integer? fd, function|string remove
+---@return integer? fd, function|string remove, { ino: integer, dev: integer }? file
 function instances.claim(path, options)
   local folder = path:match "^(.+)/[^/]*$" or path:sub(1, 1) == "/" and "/" or "."
   local ok, why = prepare_folder(folder, is_own_folder(folder), options.mode or options.group)
@@ -113,7 +118,7 @@ function instances.claim(path, options)
   local foreign = is_foreign(path)
   if foreign then return nil, foreign end
   local fd, err, ino, dev = core.listen { address = address_of(path, options), backlog = BACKLOG }
-  if fd then return fd, function() core.unlink_socket(path, ino, dev) end end
+  if fd then return fd, instances.remover(path, ino, dev), { ino = ino, dev = dev } end
   local pid = err == "EADDRINUSE" and instances.listening(path)
   if pid then return nil, ("already running, pid %d"):format(pid) end
   return nil, "control socket: " .. (ino or err)

@@ -236,6 +236,7 @@ end
 function jsonrpc.respond(instance, line, who)
   local request, fault = jsonrpc.parse(line)
   if not request then return fault end
+  who.request = request.id -- for an answer that somebody else has to give
   local result, err, data, message = jsonrpc.perform(instance, request, who)
   if request.notification then return nil end
   if result ~= nil then return jsonrpc.result_line(request.id, result) end

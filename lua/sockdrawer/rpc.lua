@@ -86,7 +86,7 @@ function Server:_admit(conn)
   if not pid then return nil, "forbidden" end
   if not self.widened and uid ~= 0 and uid ~= core.getuid() then return nil, "forbidden" end
   if not self:_make_place() then return nil, "crowded" end
-  return { who = { uid = uid, pid = pid, gone = function() return has_gone(conn) end } }
+  return { who = { uid = uid, pid = pid, conn = conn, gone = function() return has_gone(conn) end } }
 end
 
 function Server:_serve(conn)
@@ -142,13 +142,23 @@ end
 ---@return sockdrawer.ControlServer? server, string? err
 function rpc.serve(instance, options)
   local path = options.path or instances.default_path(instance.name)
-  local fd, remove = instances.claim(path, options)
+  local fd, remove, file = instances.claim(path, options)
   if not fd then return nil, remove end
+  return rpc.adopt(instance, {
+    path = path, fd = fd, ino = file.ino, dev = file.dev, widened = (options.mode or options.group) ~= nil,
+  })
+end
+
+--- Serves `instance` on a control socket that is there already.
+---@param instance table
+---@param socket { path: string, fd: integer, ino: integer, dev: integer, widened: boolean }
+---@return sockdrawer.ControlServer server
+function rpc.adopt(instance, socket)
   local server = setmetatable({
-    instance = instance, path = path, remove = remove, clients = {}, count = 0,
-    places = count_places(), widened = (options.mode or options.group) ~= nil,
+    instance = instance, path = socket.path, socket = socket, clients = {}, count = 0, places = count_places(),
+    remove = instances.remover(socket.path, socket.ino, socket.dev), widened = socket.widened,
   }, Server)
-  server.acceptor = core.accept_loop(fd, function(conn) server:_serve(conn) end)
+  server.acceptor = core.accept_loop(socket.fd, function(conn) server:_serve(conn) end)
   return server
 end
 

@@ -244,6 +244,10 @@ verbs.rows = {
     }, changes = true, patient = true, show = "line" },
   { name = "roll", help = "replace all workers, one by one; connections stay with the old ones until they end",
     options = { RETIRE, WAIT }, changes = true, patient = true, show = "line", supervised = true },
+  { name = "upgrade", help = "go on under a new program, supervisor included, once it has shown that it can take over",
+    args = { parameter("program", "text", "the program; none: the command that this one was started with",
+      { optional = true }) },
+    options = { RETIRE, WAIT }, changes = true, patient = true, show = "line", supervised = true },
   { name = "drain", help = "stop a pool: no new connections, the open ones are asked to end", args = { POOL },
     options = { DEADLINE, WAIT }, changes = true, patient = true, show = "line" },
   { name = "purge", help = "end the connections of older generations: they are told, then cut", args = { POOL },
@@ -275,7 +279,6 @@ verbs.rows = {
     options = { parameter("now", "flag", "cut everything at once"), DEADLINE },
     changes = true, patient = true, show = "line" },
 
-  { name = "upgrade", stage = 2, usage = "[PROGRAM]", help = "go on under a new program", supervised = true },
   { name = "conn", stage = 3, usage = "CONN", help = "everything about one connection" },
   { name = "post", stage = 3, usage = "CONN TEXT", help = "send a message to a connection's task" },
   { name = "restart", stage = 3, usage = "LOOP", help = "replace one worker" },
@@ -485,8 +488,10 @@ local PLACEHOLDER = {
   condition = '"OP N"',
   network = "CIDR", pools = "POOL", share = "5%",
 }
-local OF_NAME = { pool = "POOL", conn = "CONN", module = "MODULE", key = "KEY", level = "LEVEL", ids = "CONN",
-  after = "ID", sort = "KEY", assign = "KEY=VALUE" }
+local OF_NAME = {
+  pool = "POOL", conn = "CONN", module = "MODULE", program = "PROGRAM", key = "KEY", level = "LEVEL", ids = "CONN",
+  after = "ID", sort = "KEY", assign = "KEY=VALUE",
+}
 
 --- How a parameter's value is written in usage lines.
 ---@param item sockdrawer.Parameter

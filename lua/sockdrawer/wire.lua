@@ -32,6 +32,8 @@ local function guarded(handler, params, fds)
 end
 
 function Peer:_answer(id, result, err, data)
+  if not self.serving[id] then return end
+  self.serving[id] = nil
   local ok, bytes = pcall(buffer.encode, { re = id, ok = result, err = err, data = data })
   if not ok then bytes = buffer.encode { re = id, err = "the answer cannot be sent: " .. tostring(bytes) } end
   self.channel:send(bytes)
@@ -41,9 +43,13 @@ function Peer:_serve(message, fds)
   local handler = self.handlers[message.op]
   if not handler then
     close_all(fds)
-    if message.id then self:_answer(message.id, nil, "unknown operation " .. tostring(message.op)) end
+    if message.id then
+      self.serving[message.id] = true
+      self:_answer(message.id, nil, "unknown operation " .. tostring(message.op))
+    end
     return
   end
+  if message.id then self.serving[message.id] = true end
   core.spawn(function()
     local result, err, data = guarded(handler, message.params or {}, fds)
     if message.id then return self:_answer(message.id, result, err, data) end
@@ -89,9 +95,12 @@ end
 -- end, `handlers.failed(op, err, data)` for a cast whose handler failed (there is nobody to tell).
 ---@param channel table  a core.channel
 ---@param handlers table<string, function>
+---@param last_id integer|nil where another has spoken over this channel before: what it asked last
 ---@return sockdrawer.Peer
-function wire.new(channel, handlers)
-  local self = setmetatable({ channel = channel, handlers = handlers, pending = {}, last_id = 0, closed = false }, Peer)
+function wire.new(channel, handlers, last_id)
+  local self = setmetatable({
+    channel = channel, handlers = handlers, pending = {}, serving = {}, last_id = last_id or 0, closed = false,
+  }, Peer)
   core.spawn(function() self:_read() end):detach()
   return self
 end
@@ -133,6 +142,12 @@ end
 function Peer:cast(op, params, fds)
   if self.closed then return nil, "closed" end
   return self.channel:send(buffer.encode { op = op, params = params or {} }, fds)
+end
+
+--- Answers everything that the other side still waits for with an error.
+---@param err string
+function Peer:abandon(err)
+  for id in pairs(self.serving) do self:_answer(id, nil, err) end
 end
 
 --- Ends the conversation: calls under way answer nil, "closed".

@@ -119,6 +119,13 @@ function operations.here()
   return true
 end
 
+-- A new program asks whether its workers could start; nothing begins.
+function operations.try(self, params)
+  core.identify(params.loop, params.incarnation)
+  settle(params)
+  return self.serving:prepare { change = "try", pools = params.state.pools, script = params.state.script }
+end
+
 function operations.prepare(self, params)
   return self.serving:prepare(params)
 end

@@ -237,12 +237,6 @@ describe("signals for information, and the service manager", function()
     s:wait_log "event=change [^\n]*is starting[^\n]*signal=HUP"
   end)
 
-  it("USR2 says that upgrade is not there yet", function()
-    local s = start()
-    s:kill "USR2"
-    s:wait_log "upgrade is not available yet"
-  end)
-
   local function service_manager()
     local path = server.folder() .. "/notify"
     local notified = assert(require("socket.unix").dgram())

@@ -85,12 +85,17 @@ function Instance:_raise_limits()
   core.rlimit("nofile", hard)
 end
 
+--- The parts that remember, with nothing in them yet.
+function Instance:make_memory()
+  self.pools, self.listeners, self.changes = pools.new(self), listeners.new(self), change.new(self)
+  self.watch = watch.new(self)
+end
+
 function Instance:_make_parts()
   self.max_pools = #self.spec.pools + SPARE_POOLS
   self.slots = 4 * math.max(core.cpus(), self.loops) + 64
   self.scoreboard = core.scoreboard { slots = self.slots, pools = self.max_pools }
-  self.pools, self.listeners, self.changes = pools.new(self), listeners.new(self), change.new(self)
-  self.watch = watch.new(self)
+  self:make_memory()
 end
 
 function Instance:_open_pools(answer)

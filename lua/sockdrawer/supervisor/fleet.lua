@@ -83,9 +83,10 @@ end
 -- ---------------------------------------------------------------- going
 
 -- With a deadline its connections are asked to end, and cut; one that does not even answer then is killed.
-function Workers:_see_off(worker, deadline)
+function Workers:_see_off(worker)
   local ok, err, result
-  if deadline then
+  if worker.due then
+    local deadline = math.max(0, worker.due - core.now())
     result, err = worker.peer:call("drain", { deadline = deadline }, { timeout = deadline + SPARE })
     ok = result ~= nil
   else
@@ -104,10 +105,16 @@ end
 ---@param worker table
 ---@param deadline number|false|nil seconds after which its connections are cut
 function Workers:retire(worker, deadline)
+  worker.due = deadline and core.now() + deadline or nil
   worker.retired, worker.restarts = true, self.engine:release_child(worker.loop)
   if worker.state == "gone" then return end
   if worker.state ~= "stuck" then self:set_state(worker, "draining") end
-  core.spawn(function() self:_see_off(worker, deadline) end):detach()
+  self:see_off(worker)
+end
+
+--- Waits for the end of a retired worker's connections, and then ends it.
+function Workers:see_off(worker)
+  core.spawn(function() self:_see_off(worker) end):detach()
 end
 
 --- The instance ends, and those that have retired with it.
@@ -134,6 +141,22 @@ end
 --- Tells everybody how many loops there are by now.
 function Workers:tell_loops()
   for _, worker in ipairs(self:in_service()) do worker.peer:cast("loops", { loops = #self.order }) end
+end
+
+--- Puts successors into the places of all workers in service at once. Returns when they accept; the old ones retire.
+---@return table[]|nil started, string|nil err
+---@return integer[]|nil retired
+function Workers:replace_all(deadline)
+  local old = { unpack(self.order) }
+  local list, err = self:hatch(#old)
+  if not list then return nil, err end
+  for place, worker in ipairs(list) do self:enlist(worker, place) end
+  self.instance.listeners:rebalance(true)
+  for _, loop in ipairs(old) do
+    local worker = self.by_loop[loop]
+    if worker then self:retire(worker, deadline) else self.engine:release_child(loop) end
+  end
+  return list, nil, old
 end
 
 --- Puts a successor into the place of a worker in service. Returns when it accepts; the old one retires.

@@ -5,22 +5,38 @@
 
 local core = require "sockdrawer.core"
 local instances = require "sockdrawer.supervisor.instance"
+local handover = require "sockdrawer.supervisor.handover"
 local log = require "sockdrawer.log"
 local reload = require "sockdrawer.supervisor.reload"
 
+local successor = require "sockdrawer.supervisor.successor"
+
 local supervisor = {}
 
+-- What this process is told by the program whose place it is to take: "try", a descriptor, or nothing.
+local function inheritance()
+  local word = os.getenv(handover.VARIABLE)
+  core.unsetenv(handover.VARIABLE)
+  if word == "try" then return "try" end
+  return word and tonumber(word:match "^take:(%d+)$")
+end
+
 --- Runs an instance until it ends.
----@param options { script: string, args: string[]|nil, overrides: table|nil }
+---@param options { script: string, args: string[]|nil, overrides: table|nil,
+---  command: { words: string[], args: string[] }|nil how it was called }
 ---@return integer status the exit status
 function supervisor.run(options)
-  local overrides = options.overrides or {}
+  local overrides, left = options.overrides or {}, inheritance()
+  if left == "try" then return successor.try(options) end
   return core.run(function()
     local instance = instances.new(options)
     instance:open_log(overrides)
-    local ok, err = xpcall(instance.boot, debug.traceback, instance, overrides)
+    local begin = left and function() successor.take(instance, left, overrides) end
+      or function() instance:boot(overrides) end
+    local ok, err = xpcall(begin, debug.traceback)
     if not ok then
       log.error("internal", { msg = err })
+      if not instance.workers then return instance:leave(1) end
       instance.stopping:fail "cannot start: an error inside sockdrawer"
     end
   end)

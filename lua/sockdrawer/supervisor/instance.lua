@@ -39,7 +39,7 @@ function instance.new(options)
   local self = setmetatable({
     state = "starting", started = core.now(), script_path = options.script, script_args = options.args or {},
     folder = source.folder(options.script), overrides = loader_overrides(options.overrides), leaving = {},
-    supervised = true,
+    supervised = true, command = options.command,
   }, Instance)
   self.loaders = loaders.new(function() return self:_loader_settings() end)
   return self

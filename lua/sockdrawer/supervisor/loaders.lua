@@ -78,6 +78,22 @@ function Loaders:job(op, params, what, fds)
   return result, err, data
 end
 
+--- Keeps none ready for the time being.
+function Loaders:pause()
+  self.keeps_spare = false
+  local child = self.spare
+  if not child then return end
+  self.spare = nil
+  child:kill()
+  child.exited:wait(1)
+end
+
+--- Keeps one ready again.
+function Loaders:resume()
+  self.keeps_spare = true
+  self:keep_ready()
+end
+
 --- Ends the spare one.
 function Loaders:close()
   self.closed = true

@@ -89,6 +89,12 @@ function Notify:ready(addresses)
   if self.watchdog and self.path then self:_feed_watchdog() end
 end
 
+--- A new program serves in the place of the old one: nobody reads its stdout for that any more.
+function Notify:taken_over()
+  self:say "READY=1\nSTATUS=serving under a new program"
+  if self.watchdog and self.path then self:_feed_watchdog() end
+end
+
 function Notify:_feed_watchdog()
   core.spawn(function()
     while true do

@@ -12,12 +12,14 @@ local report = require "sockdrawer.supervisor.report"
 local scaling = require "sockdrawer.supervisor.scaling"
 local set = require "sockdrawer.supervisor.set"
 local swap = require "sockdrawer.supervisor.swap"
+local upgrade = require "sockdrawer.supervisor.upgrade"
 
 local operations = {
   status = report.status, tree = report.tree, info = report.info, get = report.get,
   conns = connections.conns, gens = connections.gens, close = connections.close,
   move = moving.move,
   purge = ending.purge, wait = ending.wait, scale = scaling.scale, roll = scaling.roll,
+  upgrade = upgrade.upgrade,
   swap = swap.swap, rollback = swap.rollback, promote = swap.promote, reload = reload.reload, diff = diff.diff,
   relisten = listening.relisten, suspend = listening.suspend, resume = listening.resume,
   set = set.set, replace = set.replace, log = set.log,

@@ -5,7 +5,7 @@ local log = require "sockdrawer.log"
 local sync = require "sockdrawer.sync"
 local wire = require "sockdrawer.wire"
 
-local process = {}
+local process = { live = {} } -- by pid
 
 local signal_names = {
   [1] = "HUP", [2] = "INT", [3] = "QUIT", [4] = "ILL", [5] = "TRAP", [6] = "ABRT", [7] = "BUS", [8] = "FPE",
@@ -27,8 +27,9 @@ local function main_file()
   return core.realpath(path) or path
 end
 
-local function read_log(child, fd, base)
-  local reader = core.line_reader(fd)
+local function read_log(child, fd, base, begun)
+  local reader = core.line_reader(fd, begun)
+  child.reader = reader
   core.spawn(function()
     for line in function() return reader:receive() end do log.ingest(line, base) end
     child.log_ended:resolve(true)
@@ -36,8 +37,10 @@ local function read_log(child, fd, base)
 end
 
 local function wait_for_end(child, on_exit)
+  process.live[child.pid] = child
   core.spawn(function()
     local status = child.proc:wait()
+    process.live[child.pid] = nil
     child.status = status
     child.exited:resolve(status)
     if on_exit then on_exit(child, status) end
@@ -100,6 +103,31 @@ function process.spawn(options)
   child.peer = wire.new(core.channel(ours), options.handlers)
   wait_for_end(child, options.on_exit)
   return child
+end
+
+--- Takes over a worker that the program before us has started in this process.
+---@param options { pid: integer, channel: integer, last_id: integer, log: integer, begun: string, handlers: table,
+---  base: table, on_exit: fun(child: table, status: table) }
+---@return sockdrawer.ChildProcess|nil, string|nil err
+function process.adopt(options)
+  local proc, err = core.inherited_process(options.pid)
+  if not proc then return nil, err end
+  local child = setmetatable({
+    proc = proc, pid = options.pid, exited = sync.promise(), log_ended = sync.promise(),
+  }, Child)
+  read_log(child, options.log, options.base, options.begun)
+  child.peer = wire.new(core.channel(options.channel), options.handlers, options.last_id)
+  wait_for_end(child, options.on_exit)
+  return child
+end
+
+--- Waits for a child that nobody needs any more, so that it does not stay a zombie.
+---@param pid integer
+function process.bury(pid)
+  local proc = core.inherited_process(pid)
+  if not proc then return end
+  proc:kill(9)
+  core.spawn(function() proc:wait() end):detach()
 end
 
 return process

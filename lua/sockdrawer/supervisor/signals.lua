@@ -47,9 +47,12 @@ local function reload(instance, name)
   by_signal(instance, "reload", { wait = 60 }, name)
 end
 
+local function upgrade(instance, name)
+  by_signal(instance, "upgrade", { wait = 60 }, name)
+end
+
 local actions = {
-  TERM = stop, INT = stop, QUIT = stop, HUP = reload, USR1 = report_all,
-  USR2 = function() log.warn("upgrade", { msg = "upgrade is not available yet" }) end,
+  TERM = stop, INT = stop, QUIT = stop, HUP = reload, USR1 = report_all, USR2 = upgrade,
 }
 
 --- Obeys signals from now on. Each is handled in a task of its own: a drain must not hold up the second TERM.

@@ -127,6 +127,28 @@ function Workers:_spawn(loop)
   return worker
 end
 
+--- Takes over a worker of the program before us: it serves on as if nothing had happened.
+---@param row table what `upgrade` has written about it
+---@return table|nil worker, string|nil err
+function Workers:inherit(row)
+  local worker = {
+    loop = row.loop, slot = row.slot, incarnation = row.incarnation, state = row.state, has = row.has,
+    script = row.script, version = row.version, retired = row.retired, restarts = row.restarts, due = row.due,
+    pid = row.pid, ran = sync.promise(),
+  }
+  worker.ran:resolve(true)
+  local child, err = process.adopt {
+    pid = row.pid, channel = row.channel, last_id = row.last_id, log = row.log, begun = row.begun,
+    base = { loop = row.loop }, handlers = handlers_of(self, worker),
+    on_exit = function(_, status) self:_gone(worker, status) end,
+  }
+  if not child then return nil, err end
+  worker.child, worker.peer = child, child.peer
+  self.ran[row.loop] = true
+  self.by_loop[row.loop], self.by_slot[row.slot] = worker, worker
+  return worker
+end
+
 function Workers:_boot_params(worker)
   local instance = self.instance
   local level, levels = log.level()

@@ -224,6 +224,18 @@ function control.scale(params) end
 ---@return table? data
 function control.roll(params) end
 
+---@class sockdrawer.Control.upgrade
+---@field program? string the program; none: the command that this one was started with
+---@field deadline? number|false|"infinity" who leaves service has its connections end, and cuts them after so many seconds; without it they stay
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- Go on under a new program, supervisor included, once it has shown that it can take over.
+---@param params? sockdrawer.Control.upgrade
+---@return table? result
+---@return string? err
+---@return table? data
+function control.upgrade(params) end
+
 ---@class sockdrawer.Control.drain
 ---@field pool string the pool
 ---@field deadline? number|false|"infinity" cut what is left after so many seconds (infinity: never)
