@@ -161,7 +161,7 @@ describe("set", function()
       ["p listen=tcp://127.0.0.1:9"] = "listen cannot be set: relisten",
       ["p args=5"] = "args = 5: allowed is a table of plain data",
       ["p handler=other"] = "handler cannot be set: swap",
-      ["p binding=cpu"] = "binding = \"cpu\": not available yet",
+      ["p tls=x"] = "tls = \"x\": not available yet",
       ["name=other"] = "name cannot be set: it is decided when the instance starts",
       ["user=nobody"] = "user cannot be set",
       ["control=x.sock"] = "control.path cannot be set",
