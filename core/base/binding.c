@@ -154,3 +154,15 @@ sd_scoreboard_party sd_binding_assign(
   question q = { sb, pool, binding, reach, cpu };
   return sd_scoreboard_assign(sb, pool, choose, &q);
 }
+
+bool sd_binding_refuge(const sd_scoreboard *sb, uint32_t pool, const sd_reach *reach, sd_scoreboard_party *to) {
+  question q = { sb, pool, NULL, reach, -1 };
+  sd_scoreboard_party party;
+  bool found = false;
+  for (uint32_t i = 1; i <= reach->count; i++) {
+    if (!candidate(&q, i, &party) || (found && connections(&q, party) >= connections(&q, *to))) continue;
+    *to = party;
+    found = true;
+  }
+  return found;
+}

@@ -44,4 +44,8 @@ bool sd_binding_matters(const sd_scoreboard *sb, uint32_t pool, const sd_binding
 sd_scoreboard_party sd_binding_assign(
   sd_scoreboard *sb, uint32_t pool, const sd_binding *binding, const sd_reach *reach, int cpu);
 
+/* Of the others that serve, who has the fewest of the pool's connections: where one
+ * goes that has to leave here. False when there is nobody. */
+bool sd_binding_refuge(const sd_scoreboard *sb, uint32_t pool, const sd_reach *reach, sd_scoreboard_party *to);
+
 #endif

@@ -85,6 +85,14 @@ int sd_l_binding_handed(lua_State *L) {
   return 0;
 }
 
+/* refuge() → slot of the process that a connection here had best move to, or nil. */
+int sd_l_binding_refuge(lua_State *L) {
+  sd_scoreboard_party to;
+  if (!sd_binding_refuge(sd_the_vm.scoreboard, sd_l_pool_check(L)->index, &reach, &to)) return 0;
+  lua_pushinteger(L, (lua_Integer)to.slot);
+  return 1;
+}
+
 /* reach(slot, pid): sockets can be handed over to that process; pid 0: not any more. */
 static int l_reach(lua_State *L) {
   sd_reach_set(&reach, (sd_scoreboard_party){ (uint32_t)luaL_checkinteger(L, 1), (int32_t)luaL_checkinteger(L, 2) });

@@ -588,6 +588,7 @@ void sd_l_pool_register(lua_State *L) {
     { "assign", sd_l_binding_assign },
     { "claim", sd_l_binding_claim },
     { "handed", sd_l_binding_handed },
+    { "refuge", sd_l_binding_refuge },
     { NULL, NULL },
   };
   sd_class(L, SD_POOL, methods, NULL);

@@ -92,6 +92,7 @@ bool sd_l_binding_hand(l_pool *pool, l_generation *g, int fd, uint32_t headcount
 int sd_l_binding_assign(lua_State *L); /* methods of pools */
 int sd_l_binding_claim(lua_State *L);
 int sd_l_binding_handed(lua_State *L);
+int sd_l_binding_refuge(lua_State *L);
 void sd_l_binding_configure(lua_State *L, int index, sd_binding *binding);
 
 /* ---- l_accept.c ---- */

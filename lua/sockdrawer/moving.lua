@@ -17,7 +17,7 @@ local wishes = require "sockdrawer.wishes"
 local moving = {}
 
 local DEADLINE, ARRIVAL = 5, 5
-local OFFER, PATIENCE, AGAIN = 0.1, 30, 0.01
+local OFFER, PATIENCE, AGAIN, TRY_AGAIN = 0.1, 30, 0.01, 0.5
 
 ---@class sockdrawer.Moving
 ---@field slot integer ours in the scoreboard
@@ -348,6 +348,29 @@ function Moving:move(conn, number, deadline)
   local ok, err
   repeat ok, err = attempt(self, conn, loop, due) until err ~= "again"
   return ok, err
+end
+
+-- Whether it may still get where it can be moved. A straight line that waits without following never will.
+local function may_leave(conn)
+  return not conn:reason() and (conn:_extra().session ~= nil or conn:_follows() or not conn:_waits())
+end
+
+local function see_off(self, pool, conn)
+  while may_leave(conn) do
+    local slot = pool.core:refuge()
+    local loop = slot and at_slot(self, slot)
+    if loop and self:move(conn, loop.number, PATIENCE) then return end
+    core.park(TRY_AGAIN)
+  end
+end
+
+--- This loop retires: what can be moved goes to others when it is between two messages; nobody is told.
+function Moving:evacuate()
+  for _, pool in pairs(self.serving.pools) do
+    for _, row in ipairs(pool.core:connections()) do
+      if row.state == "open" then core.spawn(see_off, self, pool, row.conn):detach() end
+    end
+  end
 end
 
 --- conn:move(loop): leaves for another loop when it is between two messages. Does not wait for it.

@@ -282,8 +282,9 @@ function operations.exit(self)
   return true
 end
 
--- Nobody is told, and nobody new comes; it is over when the last connection has ended.
+-- Nobody is told, and nobody new comes; it is over when the last connection has moved or ended.
 function operations.retire(self)
+  self.moving:evacuate()
   local function open()
     for _, pool in pairs(self.serving.pools) do
       if pool.core:count() > 0 then return true end

@@ -359,6 +359,30 @@ describe("move", function()
     end
   end)
 
+  it("is what happens to movable connections when their loop retires; the others stay until they end", function()
+    local s = start(callbacks "a")
+    local all = client.many(s, 6)
+    for _, c in ipairs(all) do client.ask(c, "x") end
+    local old = s:workers()
+    assert(s:rpc "roll")
+    assert.is_truthy(process.eventually(function()
+      local counts = {}
+      for _, row in ipairs(s:rpc "conns") do counts[row.loop] = (counts[row.loop] or 0) + 1 end
+      return not counts[1] and not counts[2]
+    end), "they did not move")
+    for _, c in ipairs(all) do assert.matches("^a 2 1 [34] y$", client.ask(c, "y")) end
+    for _, pid in ipairs(old) do
+      assert.is_truthy(process.eventually(function()
+        for _, now in ipairs(s:workers()) do
+          if now == pid then return false end
+        end
+        return true
+      end), "an old worker has stayed")
+    end
+    local pool = s:rpc("status").pools[1]
+    assert.same({ 6, 0, 6 }, { pool.accepted, pool.closed, pool.connections })
+  end)
+
   it("leaves an exact limit exact while connections move", function()
     local s = start(callbacks "a", {
       script = SCRIPT:gsub("handler =", "max_connections = 4, when_full = 'close', handler ="),
