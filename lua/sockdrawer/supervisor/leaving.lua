@@ -9,7 +9,8 @@ local sync = require "sockdrawer.sync"
 
 local leaving = {}
 
-local HANDSHAKES, AT_LEAST, LOOK_AGAIN = 1, 0.02, 0.02
+local HANDSHAKES, LOOK_AGAIN = 1, 0.02
+local ON_ITS_WAY = 0.005 -- a SYN that had passed when the filter was set is counted by then
 local SOONEST, LATEST = 0.005, 0.5
 local DRAIN_QUEUE = 2
 
@@ -45,7 +46,7 @@ function leaving.wait_for_handshakes(groups)
   local deadline, any = core.now() + HANDSHAKES, false
   each_member(groups, function(member) any = any or member.port ~= nil end)
   if not any then return end
-  core.park(AT_LEAST)
+  core.park(ON_ITS_WAY)
   while core.now() < deadline and handshakes_under_way(groups) do core.park(LOOK_AGAIN) end
   each_member(groups, function(member)
     if member.port then core.drop_syns(member.fd) end
