@@ -187,6 +187,19 @@ describe("a canary", function()
     assert.same({ [1] = 10, [2] = 10 }, counts(s, 20))
   end)
 
+  it("goes on under a new program, and so does its probation", function()
+    local s = start()
+    assert(s:rpc("swap", { pool = "p", share = "50%", probation = 60, max_errors = 0 }))
+    assert(s:rpc("upgrade", {}))
+    assert.same({ [1] = 10, [2] = 10 }, counts(s, 20))
+    assert.same({ "current", "canary" }, states(s))
+    local one, first = open(s)
+    if first == 1 then one = open(s) end
+    ask(one, "raise")
+    assert.is_truthy(process.eventually(function() return pool_row(s).rolled_back end, 5))
+    assert.same({ [1] = 10 }, counts(s, 10))
+  end)
+
   it("can be the handler of a script, and there can be no supervisor", function()
     local script = HANDLER:gsub("conn.generation", "'v1 ', conn.generation", 1)
     local s = start { script = script, args = { "-n", "0", "-l", "tcp://127.0.0.1:0" }, files = {} }
