@@ -246,6 +246,32 @@ describe("set", function()
     end
   end)
 
+  it("is kept by workers that are added and replaced, and by a new program", function()
+    local s = start('max_connections = 9, args = { word = "script" }')
+    set(s, "p max_connections=6 socket.user_timeout=3 args.word=set deny+=10.0.0.0/8")
+    set(s, "drain.deadline=2 log.level=warn")
+    local all, server_options = get(s), s:rpc "get"
+    for _, verb in ipairs { "roll", "scale loops=3", "upgrade", "scale loops=2" } do
+      local status, _, err = s:ctl(verb)
+      assert.equal(0, status, err)
+      local now = get(s)
+      now.acceptors, now.listen_sockets = all.acceptors, all.listen_sockets -- which go by the loops
+      assert.same(all, now)
+      for _ = 1, 6 do
+        local connection = s:connect()
+        assert.matches(" set$", client.line(connection))
+        connection:close()
+      end
+      assert.equal(6, s:rpc("status").pools[1].max_connections)
+    end
+    local server_now = s:rpc "get"
+    server_now.loops = server_options.loops
+    assert.same(server_options, server_now)
+    assert.same({}, s:rpc("reload").changed)
+    set(s, "p max_connections=5")
+    assert.equal(9, s:rpc("reload", { reset = true }).changed.p.max_connections[2])
+  end)
+
   it("reaches a worker that was stuck meanwhile, before it serves anybody anew", function()
     local s = start("", 1, { files = { ["h.lua"] = [[
       return function(conn)

@@ -27,7 +27,7 @@ end
 local function worker_row(worker)
   return {
     loop = worker.loop, slot = worker.slot, incarnation = worker.incarnation, pid = worker.pid, state = worker.state,
-    has = worker.has, script = worker.script, version = worker.version, retired = worker.retired,
+    has = worker.has, owed = worker.owed, script = worker.script, version = worker.version, retired = worker.retired,
     restarts = worker.restarts, due = worker.due, last_id = worker.peer.last_id,
   }
 end

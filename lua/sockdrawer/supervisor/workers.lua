@@ -134,7 +134,7 @@ function Workers:inherit(row)
   local worker = {
     loop = row.loop, slot = row.slot, incarnation = row.incarnation, state = row.state, has = row.has,
     script = row.script, version = row.version, retired = row.retired, restarts = row.restarts, due = row.due,
-    pid = row.pid, ran = sync.promise(),
+    pid = row.pid, owed = row.owed, ran = sync.promise(),
   }
   worker.ran:resolve(true)
   local child, err = process.adopt {
