@@ -56,7 +56,8 @@ typedef struct kept_limits {
 static bool same_limits(const sd_conn_limits *a, const sd_conn_limits *b) {
   return a->line == b->line && a->frame == b->frame && a->read_buffer == b->read_buffer &&
          a->write_high == b->write_high && a->write_low == b->write_low && a->write_max == b->write_max &&
-         a->idle == b->idle && a->write == b->write && a->lifetime == b->lifetime;
+         a->idle == b->idle && a->write == b->write && a->lifetime == b->lifetime &&
+         a->header == b->header && a->min_bytes == b->min_bytes && a->min_after == b->min_after;
 }
 
 const sd_conn_limits *sd_conn_limits_keep(const sd_conn_limits *limits) {
@@ -96,6 +97,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) {
 static void schedule(sd_conn *c) {
   if (c->state == SD_CONN_CLOSED) return; /* its memory may go before the timer fires */
   uint64_t due = earlier(c->read_deadline, earlier(c->write_deadline, c->life_deadline));
+  due = earlier(due, earlier(c->pace_deadline, c->header_deadline));
   if (c->tired) due = sd_loop_now(c->loop);
   if (due == 0) return; /* an armed timer may fire in vain, once */
   if (!sd_timer_armed(&c->timer) || c->timer.when > due) sd_loop_arm(c->loop, &c->timer, due);
@@ -109,6 +111,42 @@ void sd_conn_set_read_deadline(sd_conn *c, uint64_t when) {
 void sd_conn_set_life_deadline(sd_conn *c, uint64_t when) {
   c->life_deadline = when;
   if (when != 0) schedule(c);
+}
+
+/* ---- slow peers ---- */
+
+static sd_pace_look look_at(const sd_conn *c) {
+  return (sd_pace_look){ .bytes_in = c->bytes_in,
+    .bytes_out = c->bytes_out,
+    .messages = c->messages,
+    .awaits = (sd_awaits)c->awaits,
+    .begun = sd_buffer_length(&c->in) > 0,
+    .sending = sd_conn_queued(c) > 0 };
+}
+
+/* Watching goes on, or ends where the limits have changed. */
+static void next_period(sd_conn *c) {
+  bool wanted = c->limits->min_bytes > 0 && c->state == SD_CONN_OPEN;
+  c->pace_deadline = wanted ? sd_loop_now(c->loop) + c->limits->min_after : 0;
+  if (wanted) schedule(c);
+}
+
+void sd_conn_watch_pace(sd_conn *c) {
+  c->pace.before = look_at(c);
+  next_period(c);
+}
+
+static bool is_too_slow(sd_conn *c) {
+  sd_pace_look now = look_at(c);
+  bool slow = sd_pace_too_slow(&c->pace, &now, c->limits->min_bytes);
+  next_period(c);
+  return slow && c->pace_deadline != 0;
+}
+
+void sd_conn_begin_header(sd_conn *c) {
+  if (c->headed || c->header_deadline != 0 || c->limits->header == 0) return;
+  c->header_deadline = sd_loop_now(c->loop) + c->limits->header;
+  schedule(c);
 }
 
 static void set_write_deadline(sd_conn *c) {
@@ -335,6 +373,13 @@ void sd_conn_count(sd_conn *c) {
   c->spent += MESSAGE;
 }
 
+void sd_conn_count_read(sd_conn *c) {
+  sd_conn_count(c);
+  c->messages++;
+  c->headed = true;
+  c->header_deadline = 0;
+}
+
 ssize_t sd_conn_receive(sd_conn *c, char *into, size_t size) {
   if (c->eof || (c->deaf && c->state == SD_CONN_OPEN)) return 0;
   if (!c->readable || sd_conn_tired(c)) return -EAGAIN;
@@ -423,6 +468,14 @@ static void on_timer(sd_timer *timer) {
   }
   if (due(&c->life_deadline, now)) {
     break_off(c, SD_ECLOSED, SD_END_LIFETIME);
+    return;
+  }
+  if (due(&c->header_deadline, now) && c->state == SD_CONN_OPEN) {
+    break_off(c, SD_ECLOSED, SD_END_HANDSHAKE);
+    return;
+  }
+  if (due(&c->pace_deadline, now) && is_too_slow(c)) {
+    break_off(c, SD_ECLOSED, SD_END_MIN_RATE);
     return;
   }
   if (c->tired) {

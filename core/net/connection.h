@@ -16,6 +16,7 @@
 
 #include "base/buffer.h"
 #include "loop.h"
+#include "pace.h"
 
 enum { SD_CONN_GATHER = 65536 }; /* so much queued is sent, even if the writer goes on */
 
@@ -45,7 +46,8 @@ typedef enum {
 /* Bytes and milliseconds; 0 milliseconds is "off". */
 typedef struct sd_conn_limits {
   size_t line, frame, read_buffer, write_high, write_low, write_max;
-  uint32_t idle, write, lifetime;
+  size_t min_bytes; /* in each `min_after`; 0: however slow */
+  uint32_t idle, write, lifetime, header, min_after;
 } sd_conn_limits;
 
 /* One for all with the same numbers; never freed, since each set that was ever
@@ -73,14 +75,19 @@ struct sd_conn {
   sd_conn *next_dirty;
   struct sd_pipe *pipe;                                  /* while joined to another (pipe.h) */
   uint64_t read_deadline, write_deadline, life_deadline; /* loop time; 0: none */
+  uint64_t pace_deadline, header_deadline;               /* likewise */
   uint64_t deadline;                                     /* the owner's, for all its waits; kept for it here */
   uint64_t opened, active;                               /* loop time */
   uint64_t bytes_in, bytes_out, linger_limit;
   uint64_t turn; /* when `spent` was last reset */
+  sd_pace pace;
+  uint32_t messages; /* that were read */
   uint32_t spent;
   uint32_t idle, write; /* milliseconds; the limits' until changed */
   int32_t err;          /* what broke it, or 0 */
   uint8_t state, end;
+  uint8_t awaits;             /* sd_awaits: what a reader waits for */
+  bool headed;                /* its first line has come, or what it begins with is no line */
   bool readable, hangup, eof; /* hangup: reading must go on until 0 */
   bool writable, dirty, want_drained, want_fin, fin, tired;
   bool deaf;         /* reads answer the end, whatever comes */
@@ -123,12 +130,19 @@ bool sd_conn_tired(sd_conn *conn);
 /* One more message went through its owner's hands: a thousand tiny ones cost a
  * turn what a few large ones do. */
 void sd_conn_count(sd_conn *conn);
+void sd_conn_count_read(sd_conn *conn); /* that one was the peer's */
 
 /* Waits for the peer until then (loop time; 0: for ever). */
 void sd_conn_set_read_deadline(sd_conn *conn, uint64_t when);
 
 /* So long may what is queued stand still, from now on. */
 void sd_conn_set_write_timeout(sd_conn *conn, uint32_t ms);
+
+/* From now on its peer must keep the pace of the limits, if there is one. */
+void sd_conn_watch_pace(sd_conn *conn);
+
+/* The first line has begun: so long may it take from now on. Once is enough. */
+void sd_conn_begin_header(sd_conn *conn);
 
 /* The whole connection ends then. */
 void sd_conn_set_life_deadline(sd_conn *conn, uint64_t when);

@@ -384,6 +384,7 @@ void sd_l_conn_take_limits(l_conn *c, const sd_conn_limits *limits) {
   uint64_t life = old->lifetime ? c->conn.opened + old->lifetime : 0;
   c->conn.limits = c->task.limits = limits;
   if (c->conn.state != SD_CONN_OPEN) return;
+  if (limits->min_bytes != old->min_bytes || limits->min_after != old->min_after) sd_conn_watch_pace(&c->conn);
   if (c->conn.idle == old->idle) set_idle(c, limits->idle);
   if (c->conn.write == old->write) set_write(c, limits->write);
   if (c->conn.life_deadline == life) set_lifetime(c, limits->lifetime);

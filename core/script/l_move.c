@@ -257,6 +257,7 @@ static int unpack(lua_State *L, int index, l_conn *c) {
   c->conn.deadline = from_now(c, number_of(L, index, "deadline"));
   c->headcount = (uint32_t)number_of(L, index, "headcount");
   sd_scoreboard_adopt(sd_the_vm.scoreboard, c->pool->index, c->headcount);
+  c->conn.headed = true;
   c->conn.eof = flag_of(L, index, "eof");
   c->conn.deaf = flag_of(L, index, "deaf");
   c->conn.fin = flag_of(L, index, "fin");

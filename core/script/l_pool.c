@@ -191,6 +191,7 @@ void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c) {
   c->task.conn = c;
   g->connections++;
   link_connection(pool, c);
+  sd_conn_watch_pace(&c->conn);
 }
 
 int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount) {
@@ -263,6 +264,27 @@ static uint32_t timeout(lua_State *L, int index, const char *key, uint32_t now) 
   return ms < 0 ? now : (uint32_t)ms;
 }
 
+static double number_of(lua_State *L, const char *key) {
+  lua_getfield(L, -1, key);
+  double n = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  return n;
+}
+
+/* rates.min: bytes a second, judged every `after` seconds. Without it there is none. */
+static void take_pace(lua_State *L, int index, sd_conn_limits *l) {
+  lua_getfield(L, index, "rates");
+  if (lua_istable(L, -1)) {
+    lua_getfield(L, -1, "min");
+    double bytes = lua_istable(L, -1) ? number_of(L, "bytes") : 0;
+    double after = bytes > 0 ? (double)sd_opt_ms(L, lua_gettop(L), "after") : 0;
+    l->min_bytes = after > 0 ? (size_t)(bytes * after / 1000 + 0.5) : 0;
+    l->min_after = (uint32_t)after;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+}
+
 static void take_limits(lua_State *L, int index, sd_conn_limits *l) {
   lua_getfield(L, index, "limits");
   if (lua_istable(L, -1)) {
@@ -279,8 +301,10 @@ static void take_limits(lua_State *L, int index, sd_conn_limits *l) {
     l->idle = timeout(L, t, "idle", l->idle);
     l->write = timeout(L, t, "write", l->write);
     l->lifetime = timeout(L, t, "lifetime", l->lifetime);
+    l->header = timeout(L, t, "header", l->header);
   }
   lua_pop(L, 2);
+  take_pace(L, index, l);
 }
 
 static void keep_sockopt(l_pool_sockopts *own, const sd_sockopt_setting *setting) {

@@ -22,7 +22,7 @@ static void forget_needle(read_op *op) {
 static int succeed(l_conn *c) {
   c->stopped = 0;
   c->conn.active = sd_loop_now(c->conn.loop);
-  sd_conn_count(&c->conn);
+  sd_conn_count_read(&c->conn);
   return 1;
 }
 
@@ -217,8 +217,26 @@ static int try_op(l_conn *c, lua_State *to) {
 
 static void stop_waiting(l_conn *c) {
   c->reader = NULL;
+  c->conn.awaits = SD_AWAITS_NOTHING;
   sd_conn_set_read_deadline(&c->conn, 0);
   forget_needle(&c->op);
+}
+
+static bool wants_line(const l_conn *c) {
+  sd_frame_shape shape = c->op.frame.shape;
+  if (c->op.kind != READ_FRAME) return false;
+  return shape == SD_FRAME_LINE || shape == SD_FRAME_LINE_KEPT || shape == SD_FRAME_NEEDLE;
+}
+
+/* What a slow peer is measured by while the read waits. */
+static void note_wait(l_conn *c) {
+  bool any = c->op.kind == READ_SOME || c->op.kind == READ_LENT;
+  c->conn.awaits = any ? SD_AWAITS_BYTES : SD_AWAITS_MESSAGE;
+  if (c->pool == NULL || c->conn.headed || sd_buffer_length(&c->conn.in) == 0) return;
+  if (wants_line(c))
+    sd_conn_begin_header(&c->conn);
+  else
+    c->conn.headed = true;
 }
 
 static void unwait(sd_task *task) {
@@ -281,6 +299,7 @@ static int perform(lua_State *L, l_conn *c, sd_task *task) {
     return n;
   }
   c->reader = task;
+  note_wait(c);
   return sd_task_wait(L, task, c, unwait);
 }
 
@@ -294,7 +313,10 @@ void sd_l_read_on_readable(sd_conn *conn) {
   l_conn *c = (l_conn *)conn;
   if (c->reader == NULL) return;
   int n = try_op(c, c->reader->co);
-  if (n > 0) answer(c, n);
+  if (n > 0)
+    answer(c, n);
+  else
+    note_wait(c);
 }
 
 void sd_l_read_on_deadline(sd_conn *conn) {

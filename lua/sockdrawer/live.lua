@@ -8,6 +8,7 @@ local sockopts = require "sockdrawer.sockopts"
 local live = {}
 
 local function add(wanted, options, key)
+  if key:find "^rates%.min" then wanted.rates = { min = options.rates.min } end
   local group, name = key:match "^(%l+)%.([%l_]+)$"
   if group == "limits" or group == "timeouts" then
     wanted[group] = wanted[group] or {}
@@ -46,6 +47,7 @@ function live.over(below, above)
   end
   return {
     limits = merged(below.limits, above.limits), timeouts = merged(below.timeouts, above.timeouts), socket = socket,
+    rates = above.rates or below.rates,
   }
 end
 

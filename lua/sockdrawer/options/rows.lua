@@ -87,7 +87,7 @@ local timeouts = {
   timeout("idle", 60, "waiting for the peer"),
   timeout("write", 30, "writing without progress"),
   timeout("lifetime", false, "a connection in all"),
-  timeout("header", 5, "a PROXY header"),
+  timeout("header", 5, "the first line, from its first byte to its end; a PROXY header"),
 }
 
 local function size(key, default, help, off)
@@ -150,10 +150,16 @@ local per_ip = {
   { "v6", "count", 64, max = 128, help = "and of an IPv6 address" },
 }
 
+local min_rate = {
+  { "bytes", "size", false, min = 1, max = MAX_SIZE, off = true, unit = "bytes a second",
+    help = "while a message or output is under way" },
+  { "after", "seconds", 5, min = 0.05, max = 3600, unit = "s", help = "judged at the end of each such period" },
+}
+
 local rates = {
   { "accept", "table", rows = accept_rate, shorthand = "rate", help = "of the pool, over all loops" },
   { "per_ip", "table", rows = per_ip, help = "of one network, over all loops" },
-  { "min", later = 2, help = "of the bytes of a slow peer" },
+  { "min", "table", rows = min_rate, help = "of a peer that somebody waits for" },
 }
 
 local pool_log = {

@@ -55,7 +55,7 @@
 ---@field idle? number|false|"infinity" waiting for the peer (s); default: 60
 ---@field write? number|false|"infinity" writing without progress (s); default: 30
 ---@field lifetime? number|false|"infinity" a connection in all (s); default: off
----@field header? number|false|"infinity" a PROXY header (s); default: 5
+---@field header? number|false|"infinity" the first line, from its first byte to its end; a PROXY header (s); default: 5
 
 ---@class sockdrawer.PoolSettings.limits
 ---@field line? integer|string|false|"infinity" a line (bytes); default: 8192
@@ -77,9 +77,14 @@
 ---@field v4? integer so many bits of an IPv4 address count as one; default: 32
 ---@field v6? integer and of an IPv6 address; default: 64
 
+---@class sockdrawer.PoolSettings.rates.min
+---@field bytes? integer|string|false|"infinity" while a message or output is under way (bytes a second); default: off
+---@field after? number judged at the end of each such period (s); default: 5
+
 ---@class sockdrawer.PoolSettings.rates
 ---@field accept? sockdrawer.PoolSettings.rates.accept|number|false|"infinity" of the pool, over all loops
 ---@field per_ip? sockdrawer.PoolSettings.rates.per_ip of one network, over all loops
+---@field min? sockdrawer.PoolSettings.rates.min of a peer that somebody waits for
 
 ---@class sockdrawer.PoolSettings.socket
 ---@field nodelay? boolean send small writes at once; default: true
