@@ -3,7 +3,7 @@ BUILD ?= build
 JOBS := $(shell nproc)
 CMAKE_FLAGS ?=
 
-.PHONY: all build-quietly run test check sanitize bench clean reference install-run install-test \
+.PHONY: all build-quietly run test check sanitize bench model clean reference install-run install-test \
   install-check
 
 all:
@@ -31,6 +31,11 @@ sanitize: install-test
 
 bench: all
 	@luajit bench/run.lua $(ARGS)
+
+# A random life of a pool beside the model of it: 1000 runs. SEED=, RUNS=, SECONDS=, COMMANDS= (one list, again).
+model: install-test
+	@$(MAKE) --no-print-directory build-quietly
+	@SOCKDRAWER_BIN="$(CURDIR)/$(BUILD)/bin/sockdrawer" luajit spec/model/run.lua $(RUNS)
 
 # What users can write and type, for people and for editors, from the tables that check it.
 reference:

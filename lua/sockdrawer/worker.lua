@@ -263,7 +263,10 @@ function operations.drain(self, params)
   local pools = self.serving:select(params.pool)
   local which = (params.before or params.only) and params or nil
   if not which then self.serving:interrupt(pools) end
-  return drain.run(pools, params.deadline, which, params.reason)
+  self.draining = self.draining + 1
+  local result = drain.run(pools, params.deadline, which, params.reason)
+  self.draining = self.draining - 1
+  return result
 end
 
 function operations.log(_, params)
@@ -282,7 +285,8 @@ function operations.exit(self)
   return true
 end
 
--- Nobody is told, and nobody new comes; it is over when the last connection has moved or ended.
+-- Nobody is told, and nobody new comes; it is over when the last connection has moved or ended, and whoever had it end
+-- has been told how that went.
 function operations.retire(self)
   self.moving:evacuate()
   local function open()
@@ -290,7 +294,7 @@ function operations.retire(self)
       if pool.core:count() > 0 then return true end
     end
   end
-  while open() do core.park(LOOK) end
+  while open() or self.draining > 0 do core.park(LOOK) end
   return true
 end
 
@@ -348,7 +352,7 @@ end
 ---@param options { embedded: boolean }|nil embedded: it shares the process with the supervisor, and never ends it
 ---@return sockdrawer.Worker
 function worker.start(channel, options)
-  local self = setmetatable({ embedded = options and options.embedded or false, leaving = false }, Worker)
+  local self = setmetatable({ embedded = options and options.embedded or false, leaving = false, draining = 0 }, Worker)
   self.serving = serving.new(function(pool, number)
     self.peer:cast("drained_generation", { pool = pool, generation = number })
   end, report)

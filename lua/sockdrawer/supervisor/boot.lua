@@ -103,7 +103,8 @@ function Instance:_open_pools(answer)
     local pool = pools.draft(spec)
     local code = answer.handlers[spec.name]
     local generation = pools.generation(pool, code, spec.options.args or {})
-    pool.read_digest = code.digest
+    generation.read_digest = code.digest
+    pools.note_read(pool, generation)
     local ok, err = self.pools:open(pool)
     if ok then ok, err = self.listeners:open(pool) end
     settings.warn_of_descriptors(pool)

@@ -162,8 +162,15 @@ function Changes:_confirm_one(id, plan, worker, version, kept)
   for name, row in pairs(answer.pools or {}) do kept[name] = (kept[name] or 0) + (row.kept or 0) end
 end
 
+-- Retired workers are not asked: all they have stays on the code it began with.
+local function kept_by_retired(instance, plan)
+  local kept = {}
+  for _, entry in ipairs(plan.entries) do kept[entry.pool.name] = instance.workers:retired_connections(entry.pool) end
+  return kept
+end
+
 function Changes:_confirm(id, plan, workers)
-  local version, kept = self.instance.pools.version, {}
+  local version, kept = self.instance.pools.version, kept_by_retired(self.instance, plan)
   local left, done = #workers, sync.promise()
   for _, worker in ipairs(workers) do
     core.spawn(function()

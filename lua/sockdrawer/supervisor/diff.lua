@@ -21,8 +21,8 @@ local function compare(pool, spec, code)
   local handler = spec.inline and "(inline)" or spec.handler
   if pools.handler_name(current) ~= handler then
     changed.handler = difference.pair(pools.handler_name(current), handler)
-  elseif code.digest ~= pool.read_digest then
-    changed.files = difference.pair(pool.read_digest, code.digest)
+  elseif code.digest ~= pools.last_read(pool, code) then
+    changed.files = difference.pair(pools.last_read(pool, code), code.digest)
   end
   if not difference.same(current.args, spec.options.args) then
     changed.args = difference.pair(current.args, spec.options.args)

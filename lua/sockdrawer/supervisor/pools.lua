@@ -133,6 +133,21 @@ local function canary_of(pool)
   return pool.canary and pool.generations[pool.canary.number]
 end
 
+--- What was read from disk last, of each module: a reload swaps what has changed since, also after a rollback.
+---@param generation table one whose code came from disk just now; others, such as a rollback's, are not noted
+function pools.note_read(pool, generation)
+  if not generation.read_digest then return end
+  pool.read_digests = pool.read_digests or {}
+  pool.read_digests[pools.handler_name(generation)] = generation.read_digest
+end
+
+--- The digest that the files of the pool's code had when they were read last, or nil if they never were.
+---@param code { module: string|nil }
+---@return string|nil
+function pools.last_read(pool, code)
+  return pool.read_digests and pool.read_digests[pools.handler_name(code)]
+end
+
 -- `change` is the row of a plan: options that will hold when it is decided.
 local function told(pool, generation, change, canary)
   local changed = change and settings.concerns_workers(change)

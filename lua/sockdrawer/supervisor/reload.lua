@@ -66,7 +66,7 @@ local function pool_entry(instance, row, new_spec, answer, reset)
   local code, err, data = code_of(instance, pool, row, answer, reset)
   if not code then return nil, err, data end
   local current = pool.generations[pool.current]
-  local other_code = code.digest ~= pool.read_digest or row.handler or reset and is_overlaid(pool)
+  local other_code = code.digest ~= pools.last_read(pool, code) or row.handler or reset and is_overlaid(pool)
   if not other_code and not row.args then return false end
   if pool.canary then return nil, canary.refusal(pool) end
   return entry_of(pool, code, row.args and new_spec.options.args or current.own_args)
@@ -205,7 +205,7 @@ local function apply(instance, params, who, answer, diff, started)
   local plan = {
     settings = settled, ignored = ignored, entries = entries, remove = removed_pools(instance, diff),
     cause = "reload", who = who, script = { number = instance.script.number + 1, snapshot = answer.snapshot },
-    decided = function(entry) entry.pool.read_digest = entry.generation.read_digest end,
+    decided = function(entry) pools.note_read(entry.pool, entry.generation) end,
   }
   if params.dry_run then
     for _, spec in ipairs(diff.added) do

@@ -118,7 +118,8 @@ end
 
 -- One pool, all workers: how many connections went along, could not, stayed.
 local function migrate_pool(instance, pool, deadline)
-  local total = { migrated = 0, failed = 0, kept = 0, failures = setmetatable({}, { __jsontype = "array" }) }
+  local total = { migrated = 0, failed = 0, failures = setmetatable({}, { __jsontype = "array" }) }
+  total.kept = instance.workers:retired_connections(pool)
   local workers = instance.workers:in_state("running")
   local timeout = deadline and deadline + SPARE or deadline == nil and MIGRATION + SPARE or nil
   local answers = instance.workers:ask(workers, "migrate", { pool = pool.name, deadline = deadline }, timeout)
@@ -155,7 +156,7 @@ end
 
 local function decided_by(instance, trial)
   return function(entry)
-    if entry.generation.read_digest then entry.pool.read_digest = entry.generation.read_digest end
+    pools.note_read(entry.pool, entry.generation)
     if trial then probation.add(instance, trial, entry.pool, entry.generation.number) end
   end
 end

@@ -187,9 +187,10 @@ local function join(self, worker, other, fd)
   if joined and not self.started.done then table.insert(self.joining, joined) end
 end
 
--- Every two workers can talk to each other: they hand over connections. Where descriptors are short, they cannot.
+-- Every two workers can talk to each other: they hand over connections. Those that have retired have some to hand over
+-- too. Where descriptors are short, they cannot.
 function Workers:_join_mesh(worker)
-  for _, other in ipairs(self:in_state("running", "stuck")) do
+  for _, other in ipairs(self:in_state("running", "stuck", "draining")) do
     local ours, theirs = nil, nil
     if other ~= worker then ours, theirs = core.socketpair() end
     if ours then
@@ -363,6 +364,17 @@ function Workers:in_state(...)
   end
   table.sort(list, function(a, b) return a.loop < b.loop end)
   return list
+end
+
+--- How many connections of a pool are with workers that have retired.
+---@param pool table
+---@return integer
+function Workers:retired_connections(pool)
+  local count = 0
+  for _, worker in ipairs(self:in_state "draining") do
+    count = count + self.instance.scoreboard:pool_slot(pool.index, worker.slot).connections
+  end
+  return count
 end
 
 --- Asks several workers the same, side by side.
