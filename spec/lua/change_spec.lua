@@ -45,6 +45,7 @@ describe("a change", function()
       return results
     end
     function instance.workers.load_limit(_, evaluations) return 5 * evaluations end
+    function instance.workers.retired_connections() return 0 end
     function instance.workers:catch_up(w) table.insert(self.caught_up, w.loop) return true end
     instance.pools, instance.changes = pools.new(instance), change.new(instance)
     pool = pools.draft { name = "p", options = {}, mode = "listen" }

@@ -99,14 +99,14 @@ end
 
 local SUSPENDED = { hold = suspend "held", refuse = suspend "refusing" }
 
-rows[#rows + 1] = { name = "suspend", weight = 2, draw = one_of { "hold", "refuse" }, simplest = { "hold" },
+rows[#rows + 1] = { name = "suspend", weight = 1, draw = one_of { "hold", "refuse" }, simplest = { "hold" },
   needs = "suspend", run = function(t, mode) return SUSPENDED[mode](t, mode) or mode end }
 
-rows[#rows + 1] = { name = "resume", weight = 3, needs = "resume", run = suspend "accepting" }
+rows[#rows + 1] = { name = "resume", weight = 2, needs = "resume", run = suspend "accepting" }
 
 -- ---------------------------------------------------------------- code
 
-rows[#rows + 1] = { name = "edit", weight = 2, draw = one_of { "a", "b" }, simplest = { "a" },
+rows[#rows + 1] = { name = "edit", weight = 1, draw = one_of { "a", "b" }, simplest = { "a" },
   run = function(t, name)
     t.disk[name] = t.disk[name] + 1
     t.world:edit(name, t.disk[name])
@@ -166,7 +166,7 @@ end
 
 local MODES = { "new", "new", "new", "drain", "migrate" }
 
-rows[#rows + 1] = { name = "swap", weight = 2, simplest = { "same", "new" }, needs = "swap",
+rows[#rows + 1] = { name = "swap", weight = 3, simplest = { "same", "new" }, needs = "swap",
   draw = function() return one_of { "same", "a", "b", "broken" } (), one_of(MODES) () end,
   run = function(t, module, mode)
     if module == "broken" then
@@ -262,7 +262,7 @@ rows[#rows + 1] = { name = "roll", weight = 1, needs = "roll",
     t:echo_all()
   end }
 
-rows[#rows + 1] = { name = "loops", weight = 2, draw = function() return math.random(world.LOOPS) end, simplest = { 3 },
+rows[#rows + 1] = { name = "loops", weight = 1, draw = function() return math.random(world.LOOPS) end, simplest = { 3 },
   needs = "scale",
   run = function(t, count)
     t:ask("scale", { loops = count })
@@ -271,7 +271,7 @@ rows[#rows + 1] = { name = "loops", weight = 2, draw = function() return math.ra
     t:echo_all()
   end }
 
-rows[#rows + 1] = { name = "move", weight = 3, draw = function() return any(), any() end, simplest = { 0, 1 },
+rows[#rows + 1] = { name = "move", weight = 2, draw = function() return any(), any() end, simplest = { 0, 1 },
   needs = "move",
   run = function(t, n, target)
     if #t.live == 0 then return "nobody" end

@@ -6,7 +6,7 @@ local process = require "spec.support.process"
 local property = require "spec.model.property"
 local server = require "spec.support.server"
 
-local SECONDS, RUNS = 8, 1000
+local SECONDS, RUNS = 6, 1000
 local BROKEN_SECONDS, BROKEN_RUNS = 40, 300
 
 local seed = tonumber(os.getenv "SEED" or "") or os.time()
