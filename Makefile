@@ -3,7 +3,7 @@ BUILD ?= build
 JOBS := $(shell nproc)
 CMAKE_FLAGS ?=
 
-.PHONY: all build-quietly run test check sanitize bench model clean reference install-run install-test \
+.PHONY: all build-quietly run test check sanitize bench model chaos clean reference install-run install-test \
   install-check
 
 all:
@@ -36,6 +36,11 @@ bench: all
 model: install-test
 	@$(MAKE) --no-print-directory build-quietly
 	@SOCKDRAWER_BIN="$(CURDIR)/$(BUILD)/bin/sockdrawer" luajit spec/model/run.lua $(RUNS)
+
+# Random parts killed under live connections that check every answer: SECONDS=120, SEED=.
+chaos: install-test
+	@$(MAKE) --no-print-directory build-quietly
+	@SOCKDRAWER_BIN="$(CURDIR)/$(BUILD)/bin/sockdrawer" luajit spec/model/chaos_run.lua
 
 # What users can write and type, for people and for editors, from the tables that check it.
 reference:
