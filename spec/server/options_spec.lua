@@ -4,6 +4,10 @@ local json = require "dkjson"
 local process = require "spec.support.process"
 local server = require "spec.support.server"
 
+-- Debian's LuaJIT has crashed twice in a trace of its own while this file compared deep tables: it was this process,
+-- not the program under test.
+jit.off()
+
 local SCRIPT = [[
 local sd = require "sockdrawer"
 sd.server { load_timeout = 2 }
