@@ -24,7 +24,7 @@ Serving.__index = Serving
 ---@param report fun(conn: table, text: string) logs a raise that has no task of its own
 ---@return sockdrawer.Serving
 function serving.new(on_retired, report)
-  local self = setmetatable({ pools = {}, changes = {}, on_retired = on_retired }, Serving)
+  local self = setmetatable({ pools = {}, changes = {}, on_retired = on_retired, on_loading = function() end }, Serving)
   self.finish = callbacks.finisher(report)
   return self
 end
@@ -199,7 +199,11 @@ local function load_all(self, change, params)
     change.script = evaluate(self, change, params.script.snapshot)
     change.script_is_new = change.script ~= self.script
   end
-  for _, state in ipairs(params.pools or {}) do load_pool(self, change, state) end
+  for _, state in ipairs(params.pools or {}) do
+    change.loading = state.name
+    self.on_loading(state.name)
+    load_pool(self, change, state)
+  end
 end
 
 local function discard(self, change)
@@ -226,7 +230,7 @@ function Serving:prepare(params)
   end, self, change, params)
   if not ok then
     discard(self, change)
-    return nil, err.text, { traceback = err.traceback }
+    return nil, err.text, { traceback = err.traceback, pool = change.loading }
   end
   self.changes[params.change] = change
   return true

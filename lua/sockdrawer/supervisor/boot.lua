@@ -3,6 +3,7 @@
 local activation = require "sockdrawer.supervisor.activation"
 local core = require "sockdrawer.core"
 local change = require "sockdrawer.supervisor.change"
+local isolation = require "sockdrawer.supervisor.isolation"
 local listeners = require "sockdrawer.supervisor.listeners"
 local log = require "sockdrawer.log"
 local notify = require "sockdrawer.supervisor.notify"
@@ -88,7 +89,7 @@ end
 --- The parts that remember, with nothing in them yet.
 function Instance:make_memory()
   self.pools, self.listeners, self.changes = pools.new(self), listeners.new(self), change.new(self)
-  self.watch = watch.new(self)
+  self.watch, self.isolation = watch.new(self), isolation.new(self)
 end
 
 function Instance:_make_parts()

@@ -63,10 +63,11 @@ local function states_of(plan)
     table.insert(list, pools.state_of(pool, current, settings.row_of(plan.settings, pool), canary))
   end
   for _, row in ipairs(plan.settings and plan.settings.rows or {}) do
-    local is_new = settings.concerns_workers(row) and not seen[row.pool]
+    local is_new = settings.concerns_workers(row) and not seen[row.pool] and row.pool.state ~= "failed"
     row.alone = is_new -- without new code
     if is_new then table.insert(list, pools.options_of(row.pool, row)) end
   end
+  for _, pool in ipairs(plan.revive or {}) do table.insert(list, pools.state_of(pool)) end
   return list
 end
 
@@ -137,6 +138,7 @@ function Changes:_decide(plan)
     end
   end
   for _, pool in ipairs(plan.remove) do memory:remove(pool) end
+  for _, pool in ipairs(plan.revive or {}) do pool.state = "accepting" end
   if plan.script then self.instance.script = plan.script end
   if plan.concerns_workers then memory.version = memory.version + 1 end
 end
@@ -268,7 +270,8 @@ end
 
 --- Brings a plan about, or answers why not; then everything is as it was.
 ---@param plan { entries: { pool: table, generation: table, fresh: boolean|nil }[], remove: table[]|nil,
----  script: table|nil, settings: table|nil, cause: string, who: table|nil, decided: fun(entry: table)|nil,
+---  script: table|nil, settings: table|nil,
+---  revive: table[]|nil, cause: string, who: table|nil, decided: fun(entry: table)|nil,
 ---  after_decision: fun()|nil } settings: what settings.plan has answered
 ---@return table<string, integer>|nil kept connections per pool that stay on older code, string|nil err, table|nil data
 function Changes:apply(plan)

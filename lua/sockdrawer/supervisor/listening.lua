@@ -11,17 +11,17 @@ local listening = {}
 
 local STATE_OF_MODE = { hold = "held", refuse = "refusing" }
 
-local function find_pool(instance, name)
+local function find_pool(instance, name, may_have_failed)
   local pool, err = instance.pools:find(name)
   if not pool then return nil, err end
-  if not pools.in_service(pool) then return nil, ("pool %s is %s"):format(name, pool.state) end
-  return pool
+  if pools.in_service(pool) or may_have_failed and pool.state == "failed" then return pool end
+  return nil, ("pool %s is %s"):format(name, pool.state)
 end
 
 -- Alone among changes, on a pool that is in service.
 local function change(instance, verb, params, work)
   return instance.changes:alone(verb, params.wait, function()
-    local pool, err = find_pool(instance, params.pool)
+    local pool, err = find_pool(instance, params.pool, verb == "resume")
     if not pool then return nil, err end
     return work(pool)
   end)
@@ -108,11 +108,16 @@ function listening.suspend(instance, params)
   end)
 end
 
+local function again(instance, pool)
+  if pool.state == "failed" then return instance.isolation:revive(pool) end
+  return instance.listeners:resume(pool)
+end
+
 --- Accepts again.
 function listening.resume(instance, params)
   return change(instance, "resume", params, function(pool)
     if pool.state == "accepting" then return state_of(pool) end
-    local ok, err, data = instance.listeners:resume(pool)
+    local ok, err, data = again(instance, pool)
     if not ok then return nil, err, data end
     return state_of(pool)
   end)

@@ -182,8 +182,16 @@ end
 ---@return { script: table|nil, pools: table[] }
 function Pools:worker_state()
   local state = { script = self.instance.script, pools = {} }
-  for i, pool in ipairs(self.list) do state.pools[i] = pools.state_of(pool) end
+  for _, pool in ipairs(self.list) do
+    if pool.state ~= "failed" then table.insert(state.pools, pools.state_of(pool)) end
+  end
   return state
+end
+
+--- Whether a pool is closed because workers could not start with it.
+function Pools:has_failed(name)
+  local pool = self.by_name[name]
+  return pool ~= nil and pool.state == "failed"
 end
 
 local function holders(instance)

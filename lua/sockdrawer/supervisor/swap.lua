@@ -17,7 +17,9 @@ local function find_pools(instance, text)
   for _, name in ipairs(verbs.pool_names(text)) do
     local pool = instance.pools.by_name[name]
     if not pool then return nil, ("no such pool: %s"):format(name) end
-    if not pools.in_service(pool) then return nil, ("pool %s is %s"):format(name, pool.state) end
+    if not pools.in_service(pool) and pool.state ~= "failed" then
+      return nil, ("pool %s is %s"):format(name, pool.state)
+    end
     table.insert(list, pool)
   end
   if #list == 0 then return nil, "no pool is named" end

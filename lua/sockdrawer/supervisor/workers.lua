@@ -13,7 +13,7 @@ local sync = require "sockdrawer.sync"
 local workers = {}
 
 local FIRST_DELAY, MOST_DELAY, SHORT_LIFE = 0.010, 10, 2
-local STOP_SECONDS, JOINED = 2, 1
+local STOP_SECONDS, JOINED, LAST_WORDS = 2, 1, 0.1
 
 ---@class sockdrawer.Workers
 ---@field order integer[] the loops in service: their places are what listen sockets go by, whatever their numbers
@@ -48,11 +48,12 @@ function workers.new(instance)
   self.engine = supervision.new {
     strategy = "one_for_one", max = restart.max or math.huge, within = restart.within,
     clock = { now = core.now, after = sync.after },
-    counts = function(child) return not self.ran[child.id] end, -- the life that has just ended
+    -- of the life that has just ended
+    counts = function(child) return not self.ran[child.id] and not self.excused[child.id] end,
     delay = supervision.backoff { first = FIRST_DELAY, most = MOST_DELAY, short = SHORT_LIFE, now = core.now },
     on_failure = function(why) self:_give_up(why) end,
   }
-  self.ran = {}
+  self.ran, self.excused = {}, {}
   return self
 end
 
@@ -89,6 +90,8 @@ local function handlers_of(self, worker)
     drained_generation = function(params)
       instance.pools:released(params.pool, params.generation, worker)
     end,
+    -- Said in advance: whoever dies of it can say nothing any more.
+    loading = function(params) worker.loading = params.pool end,
     failed = function(op, err)
       log.error("worker_message", { loop = worker.loop, msg = op .. ": " .. tostring(err) })
     end,
@@ -172,6 +175,7 @@ function Workers:_boot(worker)
   local ok, err, data = worker.peer:call("boot", params, { timeout = seconds })
   if not ok then
     if err == "closed" then return end -- it died: its end says more
+    worker.loading = err == "timeout" and worker.loading or data and data.pool
     worker.error = err == "timeout" and ("did not finish loading in %g s"):format(seconds) or tostring(err)
     if data and data.traceback then log.debug("boot", { loop = worker.loop, msg = data.traceback }) end
     return worker.child:kill()
@@ -220,7 +224,7 @@ function Workers:_lacks(worker, state)
     if worker.has[pool.name] ~= pool.mark then table.insert(missing.pools, pool) end
   end
   for name in pairs(worker.has) do
-    if not known[name] then table.insert(missing.remove, name) end
+    if not known[name] and not self.instance.pools:has_failed(name) then table.insert(missing.remove, name) end
   end
   if state.script and state.script.number ~= worker.script then missing.script = state.script end
   return missing
@@ -281,8 +285,21 @@ local function log_death(worker, state, reason, lost)
   log.error("worker_died", { loop = worker.loop, pid = worker.pid, msg = reason, lost = lost, state = state })
 end
 
+-- What a worker said last may still be on its way when its end is known.
+local function hear_out(worker)
+  local deadline = core.now() + LAST_WORDS
+  while not worker.peer.closed and core.now() < deadline do core.park(0.001) end
+end
+
+-- A worker that is started on trial, beside others, has its failure told to who asked for it.
+function Workers:_judge(worker, before, reason)
+  self.excused[worker.loop] = before == "starting" and not worker.hatching and not worker.leaving
+    and self.instance.isolation:blame(worker.loading, reason)
+end
+
 function Workers:_gone(worker, status)
   local instance = self.instance
+  if worker.state == "starting" then hear_out(worker) end
   local slot = instance.scoreboard:slot(worker.slot)
   local lost = instance.scoreboard:slot_reap(worker.slot)
   instance.scoreboard:slot_set(worker.slot, { state = "free", pid = 0, loop = 0 })
@@ -299,6 +316,7 @@ function Workers:_gone(worker, status)
     probation.blame(instance, slot, ("worker %d died: %s"):format(worker.loop, reason))
   end
   worker.ran:resolve(nil, reason)
+  self:_judge(worker, before, reason)
   self.engine:exited(worker.loop, reason)
 end
 
