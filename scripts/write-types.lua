@@ -18,7 +18,8 @@ end
 local KINDS = {
   count = "integer", number = "number", seconds = "number", whole_seconds = "integer", size = "integer|string",
   boolean = "boolean", keepalive = "boolean|integer", text = "string", mode = "string", user = "string",
-  addresses = "string|string[]", networks = "string|string[]", plain = "table", handler = "string|sockdrawer.Handler",
+  addresses = "string|string[]", networks = "string|string[]",
+  alarms = "table<string, sockdrawer.Alarm>", plain = "table", handler = "string|sockdrawer.Handler",
   when_full = '"backlog"|"close"|"reset"|sockdrawer.WhenFull|fun(info: sockdrawer.Full): string|{ reply: string }|nil',
   hook = "string|sockdrawer.ListenHook",
   binding = '"kernel"|"auto"|"least_connections"|"round_robin"|"cpu"|integer',
@@ -77,6 +78,12 @@ local SHAPES = [[
 ---@field target? number seconds that are well waited, for codel; default: 0.1
 ---@field interval? number and how long it may be more; default: 1
 ---@field reply? string in place of `wait`: last words before the close
+
+--- One of the pool's alarms, by its name.
+---@class sockdrawer.Alarm
+---@field threshold integer so many connections, over all loops
+---@field cooldown? number seconds from one firing to the next; default: 5
+---@field callback? fun(info: { pool: string, name: string, connections: integer, threshold: integer })
 
 --- What a function for `when_full` is told.
 ---@class sockdrawer.Full

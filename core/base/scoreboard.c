@@ -357,6 +357,51 @@ int sd_scoreboard_enter(sd_scoreboard *sb, uint32_t pool, const sd_headcount_key
   return err;
 }
 
+static sd_alarm *find_alarm(sd_scoreboard_pool *p, uint64_t name) {
+  for (int i = 0; i < SD_SCOREBOARD_ALARMS; i++)
+    if (p->alarms[i].name == name) return &p->alarms[i];
+  return NULL;
+}
+
+/* In place of the one that has been silent for longest, if there must be. */
+static sd_alarm *get_alarm(sd_scoreboard_pool *p, uint64_t name) {
+  sd_alarm *found = find_alarm(p, name);
+  if (found != NULL) return found;
+  found = &p->alarms[0];
+  for (int i = 1; i < SD_SCOREBOARD_ALARMS; i++)
+    if (p->alarms[i].fired < found->fired) found = &p->alarms[i];
+  *found = (sd_alarm){ .name = name };
+  return found;
+}
+
+static uint64_t count_live(const sd_scoreboard *sb, uint32_t pool) {
+  uint64_t live = 0;
+  for (uint32_t i = 0; i < sb->nslots; i++)
+    live += atomic_load_explicit(&sd_scoreboard_counters_of(sb, i, pool)->connections, memory_order_relaxed);
+  return live;
+}
+
+bool sd_scoreboard_alarm(
+  sd_scoreboard *sb, uint32_t pool, const sd_alarm_order *order, uint64_t now, uint64_t *count, uint64_t *again) {
+  sd_scoreboard_pool *p = lock(sb, pool);
+  bool due = false;
+  *again = 0;
+  if (p->total >= order->threshold) {
+    *count = count_live(sb, pool);
+    due = sd_alarm_judge(get_alarm(p, order->name), order, *count, now, again);
+  }
+  unlock(p);
+  return due;
+}
+
+bool sd_scoreboard_alarm_fired(const sd_scoreboard *sb, uint32_t pool, uint64_t name) {
+  sd_scoreboard_pool *p = lock(sb, pool);
+  const sd_alarm *alarm = find_alarm(p, name);
+  bool fired = alarm != NULL && alarm->fired != 0;
+  unlock(p);
+  return fired;
+}
+
 void sd_scoreboard_adopt(sd_scoreboard *sb, uint32_t pool, uint32_t ticket) {
   if (ticket == 0) return;
   sd_scoreboard_pool *p = lock(sb, pool);
@@ -390,6 +435,7 @@ static void start_over(sd_scoreboard *sb, uint32_t pool) {
   sd_split_clear(&p->split);
   sd_trial_watch(&p->trial, 0);
   p->bucket = 0;
+  memset(p->alarms, 0, sizeof p->alarms);
   sd_headcount_clear(headcount(sb, pool), sb->nslots);
 }
 

@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "base/alarm.h"
 #include "base/headcount.h"
 #include "base/split.h"
 #include "base/token_bucket.h"
@@ -25,6 +26,7 @@
 #define SD_SCOREBOARD_UNLIMITED UINT64_MAX
 #define SD_SCOREBOARD_NO_POOL UINT32_MAX
 #define SD_SCOREBOARD_NO_SLOT UINT32_MAX
+#define SD_SCOREBOARD_ALARMS 16    /* of a pool */
 #define SD_SCOREBOARD_NAME_MAX 128 /* bytes of a pool's name, NUL included */
 #define SD_SCOREBOARD_LINE 64      /* what two CPUs must not share in a hurry */
 
@@ -85,6 +87,7 @@ typedef struct {
   _Atomic uint64_t total;
   uint64_t room_since; /* ns: since then it has not been full */
   uint64_t bucket;     /* of accepts */
+  sd_alarm alarms[SD_SCOREBOARD_ALARMS];
   uint64_t last_ticket;
   uint32_t queues;  /* slots in which somebody waits */
   uint32_t waiting; /* somebody was refused since the last ring */
@@ -165,6 +168,14 @@ void sd_scoreboard_wait(sd_scoreboard *sb, uint32_t pool, uint64_t oldest);
 /* Counts a connection of this network in our slot: see headcount.h. */
 int sd_scoreboard_enter(sd_scoreboard *sb, uint32_t pool, const sd_headcount_key *key,
   const sd_headcount_limits *limits, uint64_t now, uint32_t *ticket);
+/* Whether an alarm goes off now, by the pool's live connections (`*count`): for one of
+ * all who ask. `*again`: see sd_alarm_judge. */
+bool sd_scoreboard_alarm(
+  sd_scoreboard *sb, uint32_t pool, const sd_alarm_order *order, uint64_t now, uint64_t *count, uint64_t *again);
+
+/* Whether it has gone off before. */
+bool sd_scoreboard_alarm_fired(const sd_scoreboard *sb, uint32_t pool, uint64_t name);
+
 void sd_scoreboard_adopt(sd_scoreboard *sb, uint32_t pool, uint32_t ticket);
 void sd_scoreboard_leave(sd_scoreboard *sb, uint32_t pool, uint32_t ticket);
 

@@ -200,6 +200,7 @@ int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr
   g = choose(pool, g, peer);
   if (sd_l_binding_hand(pool, g, fd, headcount)) {
     sd_trial_served(trial_of(pool), g->number);
+    sd_l_alarm_look(pool);
     return 0;
   }
   l_conn *c = sd_l_conn_new(L, fd, pool->limits, peer, &err);
@@ -209,6 +210,7 @@ int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr
   sd_l_pool_join(pool, g, c);
   sd_trial_served(trial_of(pool), g->number);
   sd_scoreboard_count_accepted(sd_the_vm.scoreboard, pool->index);
+  sd_l_alarm_look(pool);
   lua_State *co = sd_task_coroutine();
   lua_rawgeti(co, LUA_REGISTRYINDEX, g->fn);
   lua_xmove(L, co, 1);
@@ -231,6 +233,7 @@ static void on_beat(sd_timer *timer) {
   sd_scoreboard_beat(sd_the_vm.scoreboard, now > beat_due ? now - beat_due : 0);
   beat_due = now + (uint64_t)BEAT * 1000000;
   sd_loop_arm(&sd_the_vm.loop, &beat, sd_loop_now(&sd_the_vm.loop) + BEAT);
+  for (l_pool *pool = pools; pool != NULL; pool = pool->next) sd_l_alarm_look_again(pool);
 }
 
 static int join_scoreboard(void) {
@@ -343,6 +346,7 @@ static void take_config(lua_State *L, int index, l_pool *pool) {
   if (lua_isnumber(L, -1)) pool->revision = (uint64_t)lua_tonumber(L, -1);
   lua_pop(L, 1);
   sd_l_full_configure(L, index, &pool->full);
+  sd_l_alarm_configure(L, index, pool);
   sd_l_hold_retime(pool);
 }
 
@@ -382,6 +386,7 @@ static int l_pool_new(lua_State *L) {
   pool->limits = &usual_limits;
   sd_l_accept_init(pool);
   sd_l_hold_init(pool);
+  pool->alarms.on_alarm = LUA_NOREF;
   take_config(L, 1, pool);
   pool->next = pools;
   pools = pool;
@@ -567,6 +572,7 @@ static int l_pool_close(lua_State *L) {
   if (pool->connections != NULL) return sd_push_failure(L, SD_EBUSY);
   while (pool->generations != NULL) free_generation(pool, pool->generations);
   sd_l_full_free(L, pool);
+  sd_l_alarm_free(L, pool);
   sd_l_admission_free(&pool->admission);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_drained);
   luaL_unref(L, LUA_REGISTRYINDEX, pool->on_event);
@@ -597,6 +603,7 @@ void sd_l_pool_register(lua_State *L) {
     { "configure", l_configure },
     { "turn_away", sd_l_full_turn_away },
     { "on_full", sd_l_full_on_full },
+    { "on_alarm", sd_l_alarm_on_alarm },
     { "dismiss", l_dismiss },
     { "live", l_live },
     { "renew", l_renew },

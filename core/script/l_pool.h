@@ -5,6 +5,7 @@
 
 #include "base/binding.h"
 #include "l_admission.h"
+#include "l_alarm.h"
 #include "l_connection.h"
 #include "l_full.h"
 #include "net/sockopt.h"
@@ -49,6 +50,7 @@ struct l_pool {
   const sd_conn_limits *limits; /* of new connections */
   l_admission admission;
   l_full full;
+  l_alarms alarms;
   sd_timer retry;     /* armed: the next accept is due then */
   uint64_t announced; /* the oldest ticket, as the scoreboard knows it */
   sd_binding binding;
@@ -114,6 +116,13 @@ void sd_l_accept_init(l_pool *pool);
 
 /* Closes its listen sockets. */
 void sd_l_accept_close(l_pool *pool);
+
+/* ---- l_alarm.c ---- */
+void sd_l_alarm_configure(lua_State *L, int index, l_pool *pool);
+void sd_l_alarm_look(l_pool *pool); /* somebody has come */
+void sd_l_alarm_look_again(l_pool *pool);
+int sd_l_alarm_on_alarm(lua_State *L); /* method on_alarm */
+void sd_l_alarm_free(lua_State *L, l_pool *pool);
 
 /* ---- l_full.c ---- */
 

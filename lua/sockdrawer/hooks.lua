@@ -38,12 +38,29 @@ local function on_full(pool, fn)
   end
 end
 
+-- alarms: one log line each, and the function if there is one.
+
+local function on_alarm(pool, given)
+  return function(name, connections)
+    local alarm = type(pool.options.alarms) == "table" and pool.options.alarms[name]
+    if not alarm then return end
+    local text = "%s: %d connections, its threshold is %d"
+    log.warn("alarm", { pool = pool.name, msg = text:format(name, connections, alarm.threshold) })
+    local own = type(given) == "table" and type(given[name]) == "table" and given[name].callback
+    if type(own) ~= "function" then return end
+    call(pool, "alarm", own, {
+      pool = pool.name, name = name, connections = connections, threshold = alarm.threshold,
+    })
+  end
+end
+
 --- Gives the pool what the script has for it.
 ---@param pool table one of a worker's pools
 ---@param evaluation table|nil of the script
 function hooks.apply(pool, evaluation)
   local given = declared(evaluation, pool.name)
   pool.core:on_full(on_full(pool, given.when_full))
+  pool.core:on_alarm(on_alarm(pool, given.alarms))
 end
 
 return hooks

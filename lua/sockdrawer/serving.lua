@@ -132,7 +132,7 @@ end
 local function settings(options, revision)
   return {
     revision = revision, limits = options.limits, timeouts = options.timeouts, when_full = options.when_full,
-    socket = options.socket, allow = options.allow, deny = options.deny, rates = options.rates,
+    socket = options.socket, allow = options.allow, deny = options.deny, rates = options.rates, alarms = options.alarms,
     binding = options.binding,
   }
 end

@@ -11,6 +11,7 @@ local function fake_pool(options)
   function pool:on_drained(fn) self.drained = fn end
   function pool.on_event() end
   function pool.on_full() end
+  function pool.on_alarm() end
   function pool.dismiss() end
   function pool.on_ended() end
   function pool.try() end

@@ -134,9 +134,9 @@ describe("when_full", function()
   it("\"reset\" resets them, and serves again when there is room", function()
     local s, inside = one_inside [[when_full = "reset"]]
     for _ = 1, 5 do
-      local c = assert(s:connect())
-      c:receive "*l"
-      assert.is_nil(c:send "x") -- after a FIN it would still be taken
+      local c = s:connect() -- nil: it came so fast that connecting has failed
+      if c then c:receive "*l" end
+      assert.is_nil(c and c:send "x") -- after a FIN it would still be taken
     end
     expect_rejected(s, { full = 5 })
     inside:close()

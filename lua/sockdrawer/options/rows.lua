@@ -192,7 +192,7 @@ local pool = {
   { "restart", "table", rows = restart, help = "for acceptors" },
   { "log", "table", rows = pool_log, inherits = true, help = "what is written to stderr" },
   { "preemptible", later = 3, help = "a runaway handler gets an error, not its worker" },
-  { "alarms", later = 2, help = "connection counts that raise events" },
+  { "alarms", "alarms", false, off = true, help = "functions that are called when there are many connections" },
   { "on_listen", "hook", fixed = "it is code: change the script and reload",
     help = "called with each listen socket before it accepts; an error closes them all" },
   { "parts", later = 2, help = "modules in place of manager, targeter, acceptor, transport, queue" },

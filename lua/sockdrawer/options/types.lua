@@ -5,6 +5,7 @@
 -- be something that it takes: effective options are judged again when others change beside them.
 -- list: the value is a list of texts, and KEY+=TEXT and KEY-=TEXT work.
 
+local alarms = require "sockdrawer.options.alarms"
 local later = require "sockdrawer.options.later"
 local plain = require "sockdrawer.plain"
 local when_full = require "sockdrawer.options.when_full"
@@ -122,6 +123,11 @@ M.binding = {
 M.when_full = {
   parse = when_full.parse,
   allowed = function() return when_full.allowed end,
+}
+
+M.alarms = {
+  parse = alarms.parse,
+  allowed = function() return alarms.allowed end,
 }
 
 -- Octal needs quotes: 0660 is a decimal number in Lua.

@@ -11,6 +11,12 @@
 ---@field interval? number and how long it may be more; default: 1
 ---@field reply? string in place of `wait`: last words before the close
 
+--- One of the pool's alarms, by its name.
+---@class sockdrawer.Alarm
+---@field threshold integer so many connections, over all loops
+---@field cooldown? number seconds from one firing to the next; default: 5
+---@field callback? fun(info: { pool: string, name: string, connections: integer, threshold: integer })
+
 --- What a function for `when_full` is told.
 ---@class sockdrawer.Full
 ---@field pool string
@@ -136,6 +142,7 @@
 ---@field drain? sockdrawer.PoolSettings.drain|number|false|"infinity" how draining goes; default: the server's
 ---@field restart? sockdrawer.PoolSettings.restart for acceptors
 ---@field log? sockdrawer.PoolSettings.log what is written to stderr; default: the server's
+---@field alarms? table<string, sockdrawer.Alarm>|false|"infinity" functions that are called when there are many connections; default: off
 ---@field on_listen? string|sockdrawer.ListenHook called with each listen socket before it accepts; an error closes them all
 
 ---@class sockdrawer.PoolOptions: sockdrawer.PoolSettings
