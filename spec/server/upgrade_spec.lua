@@ -216,6 +216,20 @@ describe("upgrade", function()
     assert.equal(0, s:wait(5))
   end)
 
+  it("is not in the way of a stop that comes meanwhile", function()
+    for _, pause in ipairs { 0, 0.03, 0.06, 0.1, 0.15 } do
+      local s = start(STREAM)
+      local one = assert(s:connect())
+      client.line(one)
+      s:kill "USR2"
+      process.sleep(pause)
+      s:kill "TERM"
+      assert.equal("", client.rest(one))
+      one:close()
+      assert.equal(0, s:wait(10))
+    end
+  end)
+
   it("with --deadline ends the connections of the old workers", function()
     local s = start(STREAM)
     local one = assert(s:connect())

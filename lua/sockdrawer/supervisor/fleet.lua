@@ -12,15 +12,24 @@ local Workers = {}
 
 local SPARE, LOOK = 1, 0.01
 
---- Those that only stay for their connections, by loop number.
----@return table[]
-function Workers:retired()
+local function pick(self, wanted)
   local list = {}
   for _, worker in pairs(self.by_slot) do
-    if worker.retired then table.insert(list, worker) end
+    if wanted(worker) then table.insert(list, worker) end
   end
   table.sort(list, function(a, b) return a.loop < b.loop end)
   return list
+end
+
+--- Those that only stay for their connections, by loop number.
+---@return table[]
+function Workers:retired()
+  return pick(self, function(worker) return worker.retired end)
+end
+
+-- Those that nobody supervises: not in service any more, or not yet.
+local function unsupervised(self)
+  return pick(self, function(worker) return worker.retired or worker.hatching end)
 end
 
 -- ---------------------------------------------------------------- coming
@@ -65,6 +74,7 @@ function Workers:hatch(count)
   for _, answer in ipairs(sync.all(calls)) do
     if answer[1] then table.insert(list, answer[1]) else failure = failure or tostring(answer[2]) end
   end
+  if self.instance.state ~= "ready" then failure = failure or "the instance is " .. self.instance.state end
   if not failure then return list end
   self:discard(list)
   return nil, failure
@@ -117,15 +127,15 @@ function Workers:see_off(worker)
   core.spawn(function() self:_see_off(worker) end):detach()
 end
 
---- The instance ends, and those that have retired with it.
+--- The instance ends, and with it those that have retired, or were about to enter service.
 ---@param seconds number for all of them
-function Workers:dismiss_retired(seconds)
+function Workers:dismiss(seconds)
   local deadline = core.now() + seconds
-  for _, worker in ipairs(self:retired()) do
+  for _, worker in ipairs(unsupervised(self)) do
     if not worker.leaving then core.spawn(function() self:leave(worker) end):detach() end
   end
-  while #self:retired() > 0 and core.now() < deadline do core.park(LOOK) end
-  for _, worker in ipairs(self:retired()) do worker.child:kill() end
+  while #unsupervised(self) > 0 and core.now() < deadline do core.park(LOOK) end
+  for _, worker in ipairs(unsupervised(self)) do worker.child:kill() end
 end
 
 -- ---------------------------------------------------------------- both

@@ -157,6 +157,7 @@ end
 -- ---------------------------------------------------------------- the moment itself
 
 local function is_idle(instance)
+  if instance.state ~= "ready" then return nil, "the instance is " .. instance.state end
   local name = next(instance.leaving)
   if name then return nil, ("pool %s is still draining"):format(name) end
   for _, pool in ipairs(instance.pools.list) do

@@ -367,7 +367,7 @@ function Workers:stop(brutal)
     end
   end
   self.engine:stop(function() done:resolve(true) end)
-  self:dismiss_retired(STOP_SECONDS)
+  self:dismiss(STOP_SECONDS)
   done:wait(STOP_SECONDS * (#self.order + 1))
 end
 
