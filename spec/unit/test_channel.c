@@ -252,6 +252,21 @@ static void hangs_up_on_a_stream_without_sense(void **state) {
 
 static atomic_bool enough;
 
+static void is_quiet_when_nothing_is_under_way(void **state) {
+  char *bytes = calloc(1, LARGE);
+  (void)state;
+  assert_true(sd_channel_quiet(left) && sd_channel_quiet(right));
+  sd_channel_send(left, bytes, LARGE, NULL, 0);
+  assert_false(sd_channel_quiet(left)); /* more than the kernel takes at once */
+  turn();
+  assert_false(sd_channel_quiet(right)); /* the beginning of a message is here */
+  await(&messages, 1);
+  assert_true(sd_channel_quiet(left) && sd_channel_quiet(right));
+  sd_channel_close(left);
+  assert_false(sd_channel_quiet(left));
+  free(bytes);
+}
+
 static void *flood(void *arg) {
   static char bytes[65536];
   int fd = *(int *)arg;
@@ -299,6 +314,7 @@ int main(void) {
     TEST(tells_once_that_the_peer_is_gone),
     TEST(may_be_closed_while_it_delivers),
     TEST(hangs_up_on_a_stream_without_sense),
+    TEST(is_quiet_when_nothing_is_under_way),
     TEST(leaves_turns_to_others),
   };
   return cmocka_run_group_tests(tests, open_first_loop, NULL);

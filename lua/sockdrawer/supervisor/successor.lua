@@ -196,8 +196,9 @@ local function replace_workers(instance, state)
   end
   instance.workers:tell_loops()
   answer(state, {
-    pid = core.getpid(), from = state.version, to = core.versions().sockdrawer, program = state.command.words[1],
-    started = loops_of(started), retired = loops_of(retired), duration = core.now() - state.begun,
+    pid = core.getpid(), from = state.version, to = core.versions().sockdrawer,
+    program = state.command.words[#state.command.words], started = loops_of(started),
+    retired = loops_of(retired), duration = core.now() - state.begun,
   })
 end
 

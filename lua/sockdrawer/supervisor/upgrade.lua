@@ -151,7 +151,7 @@ local function try(instance, command)
   answer:close()
   output:close()
   if ok then return true end
-  return nil, ("%s cannot take over: %s"):format(command.words[1], reason)
+  return nil, ("%s cannot take over: %s"):format(command.words[#command.words], reason)
 end
 
 -- ---------------------------------------------------------------- the moment itself
@@ -213,7 +213,7 @@ local function leap(instance, command, params, who, begun)
   local fd, err = handover.write(state)
   if not fd then return nil, err end
   local kept = { fd, unpack(state.fds) }
-  log.info("upgrade", { msg = ("%s takes over"):format(command.words[1]), pid = core.getpid() })
+  log.info("upgrade", { msg = ("%s takes over"):format(command.words[#command.words]), pid = core.getpid() })
   instance.log_writer:close(1)
   local _, failure = core.exec(argv_of(command), kept, handover.VARIABLE, "take:" .. fd)
   instance:open_log(instance.overrides)
