@@ -238,7 +238,10 @@ void sd_l_full_configure(lua_State *L, int index, l_full *full) {
 
 void sd_l_full_free(lua_State *L, l_pool *pool) {
   sd_l_hold_dismiss(pool);
-  while (pool->full.asked != NULL) close(take_asked(pool->full.asked));
+  for (l_asked *a = pool->full.asked, *next; a != NULL; a = next) {
+    next = a->next;
+    close(take_asked(a));
+  }
   luaL_unref(L, LUA_REGISTRYINDEX, pool->full.on_full);
   free(pool->full.reply);
   pool->full = (l_full){ .on_full = LUA_NOREF };

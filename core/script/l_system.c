@@ -368,7 +368,7 @@ static int l_exec(lua_State *L) {
   luaL_checktype(L, 2, LUA_TTABLE);
   const char *name = luaL_checkstring(L, 3), *value = luaL_checkstring(L, 4);
   int n = (int)lua_objlen(L, 1);
-  luaL_argcheck(L, n > 0, 1, "no program");
+  if (n < 1) return luaL_argerror(L, 1, "no program");
   const char **args = lua_newuserdata(L, (size_t)(n + 1) * sizeof *args);
   for (int i = 0; i < n; i++) {
     lua_rawgeti(L, 1, i + 1);
