@@ -56,8 +56,8 @@ typedef struct kept_limits {
 static bool same_limits(const sd_conn_limits *a, const sd_conn_limits *b) {
   return a->line == b->line && a->frame == b->frame && a->read_buffer == b->read_buffer &&
          a->write_high == b->write_high && a->write_low == b->write_low && a->write_max == b->write_max &&
-         a->idle == b->idle && a->write == b->write && a->lifetime == b->lifetime &&
-         a->header == b->header && a->min_bytes == b->min_bytes && a->min_after == b->min_after;
+         a->idle == b->idle && a->write == b->write && a->lifetime == b->lifetime && a->header == b->header &&
+         a->min_bytes == b->min_bytes && a->min_after == b->min_after;
 }
 
 const sd_conn_limits *sd_conn_limits_keep(const sd_conn_limits *limits) {

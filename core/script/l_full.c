@@ -70,7 +70,7 @@ static void reset(int fd) {
 
 struct l_asked {
   sd_timer timer;
-  l_asked *next, **link;
+  l_asked *next;
   l_pool *pool;
   uint32_t serial;
   int fd;
@@ -79,8 +79,9 @@ struct l_asked {
 /* Its descriptor is the caller's now. */
 static int take_asked(l_asked *a) {
   int fd = a->fd;
-  *a->link = a->next;
-  if (a->next != NULL) a->next->link = a->link;
+  l_asked **link = &a->pool->full.asked;
+  while (*link != a) link = &(*link)->next;
+  *link = a->next;
   a->pool->full.nasked--;
   sd_timers_disarm(&sd_the_vm.loop.timers, &a->timer);
   free(a);
@@ -93,8 +94,6 @@ static void on_thought_too_long(sd_timer *timer) {
 
 static void link_asked(l_full *full, l_asked *a) {
   a->next = full->asked;
-  a->link = &full->asked;
-  if (a->next != NULL) a->next->link = &a->next;
   full->asked = a;
   full->nasked++;
 }
