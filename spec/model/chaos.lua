@@ -11,7 +11,7 @@ local chaos = { CLIENTS = 100, LOOPS = 4 }
 
 local WITHIN = 1
 local WITHIN_FROZEN = 3 -- nobody is taken for dead at once who is only slow: stall, stall_kill, and a start
-local BACK = 15
+local BACK = 15 -- seconds for everything to be as it should be again
 local FDS, KILOBYTES = 4, 8 * 1024 -- how many more a process may have at the end
 
 local SCRIPT = [[
@@ -67,7 +67,20 @@ end
 -- So long that it costs the worker.
 local function freeze(run)
   local victim = any_worker(run)
-  if victim then process.signal(victim.pid, "STOP") end
+  if not victim then return end
+  process.signal(victim.pid, "STOP")
+  run.frozen = victim.pid
+end
+
+-- Until then its queue is nobody's, and what is done next would be blamed for it.
+local function wait_for_thaw(run)
+  local gone = process.eventually(function()
+    for _, row in ipairs(assert(run.server:rpc "status").loops) do
+      if row.pid == run.frozen then return false end
+    end
+    return true
+  end, BACK)
+  if not gone then fail("a frozen worker is still there: %d", run.frozen) end
 end
 
 local function kill_loader(run)
@@ -89,7 +102,7 @@ local rows = {
   { name = "kill", weight = 4, act = kill_by "KILL" },
   { name = "segv", weight = 2, act = kill_by "SEGV" },
   { name = "pause", weight = 2, act = pause },
-  { name = "freeze", weight = 1, act = freeze, within = WITHIN_FROZEN },
+  { name = "freeze", weight = 1, act = freeze, within = WITHIN_FROZEN, after = wait_for_thaw },
   { name = "kill loader", weight = 2, act = kill_loader },
   { name = "swap", weight = 4, act = change("swap", { pool = "p" }) },
   { name = "reload", weight = 2, act = change "reload" },
@@ -200,6 +213,7 @@ local function act(run)
   run.histogram[row.name] = (run.histogram[row.name] or 0) + 1
   run.actions = run.actions + 1
   expect_served(run, row.name, row.within or WITHIN)
+  if row.after then row.after(run) end
 end
 
 local function go_on(run, storm, options)
