@@ -1,4 +1,6 @@
 -- make chaos: random parts killed for minutes. SECONDS=120, SEED=.
+package.path = "./?.lua;./lua/?.lua;./lua/?/init.lua;" .. package.path
+require "sockdrawer.pairs"
 local chaos = require "spec.model.chaos"
 local server = require "spec.support.server"
 

@@ -84,7 +84,6 @@ rows[#rows + 1] = { name = "relisten", weight = 3, draw = one_of { "same", "othe
     local port = t.world.port
     local result = t:call("relisten", { addresses = addresses })
     t.world.port = tonumber(result.to[1]:match ":(%d+)$")
-    t.sockets = t.sockets + 1
     if (t.world.port == port) ~= (where == "same") then fail("relisten %s went to %s", where, result.to[1]) end
   end }
 
@@ -257,7 +256,7 @@ rows[#rows + 1] = { name = "roll", weight = 1, needs = "roll",
   run = function(t)
     local before = running(t)
     t:ask "roll"
-    t.retired, t.sockets = true, t.sockets + 1
+    t.retired = true
     wait_for_loops(t, #before, before[1].pid)
     t:echo_all()
   end }
@@ -266,7 +265,7 @@ rows[#rows + 1] = { name = "loops", weight = 1, draw = function() return math.ra
   needs = "scale",
   run = function(t, count)
     t:ask("scale", { loops = count })
-    t.retired, t.sockets = true, t.sockets + 1
+    t.retired = true
     wait_for_loops(t, count)
     t:echo_all()
   end }

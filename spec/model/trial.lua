@@ -39,7 +39,7 @@ local function forget(self)
   self.generation, self.module, self.edition, self.previous = 1, "a", 1, nil
   self.disk, self.read = { a = 1, b = 1 }, { a = 1 }
   self.script = { max = FIRST.max, acceptors = FIRST.acceptors }
-  self.live, self.waiting, self.ghosts, self.sockets = {}, {}, 0, 1
+  self.live, self.waiting, self.ghosts = {}, {}, 0
   self.retired = false
 end
 
@@ -193,9 +193,8 @@ function Trial:room()
   return math.max(0, self.max - #self.live)
 end
 
--- Whether those who wait may come in. While a pool refuses they are from before a relisten, and any loop takes them.
 function Trial:accepts()
-  return self.state == "refusing" or self.state == "accepting" and self.acceptors > 0
+  return self.state == "accepting" and self.acceptors > 0
 end
 
 local function readable(list, seconds)
@@ -233,26 +232,22 @@ function Trial:settle()
   self:expect_silence(0)
 end
 
--- Who is in the queue of a socket that closes for good is served if there is a place, and told by a close if not. Who
--- came before a relisten or before there were fewer loops may be in the queue of an older one, which lives on until it
--- is empty.
+-- Who is in the queue of a socket that closes for good is served if there is a place, and told by a close if not.
 function Trial:empty_queue()
   local due = math.min(self:room(), #self.waiting)
   for _, client in ipairs { unpack(self.waiting) } do
-    local is_known = client.sockets == self.sockets
-    local line, err = line_of(client, is_known and PATIENCE or SILENCE)
+    local line, err = line_of(client, PATIENCE)
     if line then
       due = due - 1
       self:greeted(client, line)
     elseif err == "closed" then
       remove(self.waiting, client)
       client.handle:close()
-    elseif is_known then
+    else
       fail "it was neither served nor closed when its queue ended"
     end
   end
-  if due < 0 then fail("%d more were served than there is room for", -due) end
-  self:serve(due)
+  if due ~= 0 then fail("when its queue ended, %d fewer were served than there is room for", due) end
 end
 
 function Trial:connect(stubborn)
@@ -262,7 +257,7 @@ function Trial:connect(stubborn)
     return "refused"
   end
   if not client then fail("connect: %s", err) end
-  client.stubborn, client.sockets = stubborn, self.sockets
+  client.stubborn = stubborn
   self.waiting[#self.waiting + 1] = client
   if self:accepts() and self:room() > 0 then
     self:serve(1)

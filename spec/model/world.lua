@@ -1,4 +1,5 @@
 -- The real program, from outside: one pool whose handler says which code serves, clients, and the control socket.
+require "sockdrawer.pairs" -- before anything that keeps the one of LuaJIT
 local json = require "dkjson"
 local server = require "spec.support.server"
 local process = require "spec.support.process"

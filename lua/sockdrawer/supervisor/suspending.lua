@@ -122,7 +122,8 @@ local function is_inherited(pool)
   end
 end
 
---- Has connections refused for a while. The port stays ours.
+--- Has connections refused for a while. The port stays ours. Sockets that were leaving already end now too: as long as
+--- one still listens, clients would wait instead of being refused.
 ---@return true|nil, string|nil err
 function Listeners:refuse(pool)
   local inherited = is_inherited(pool)
@@ -134,9 +135,10 @@ function Listeners:refuse(pool)
   if not ok then return nil, err end
   pool.state = "refusing"
   self:rebalance(true)
-  leaving.turn_away(self.ports, old)
-  leaving.wait_for_handshakes(old)
-  leaving.finish(self, old)
+  local all = { unpack(pool.leaving) }
+  leaving.turn_away(self.ports, all)
+  leaving.wait_for_handshakes(all)
+  leaving.finish(self, all)
   self:empty(pool, old) -- what a stuck loop keeps
   return true
 end
