@@ -16,6 +16,7 @@ ffi.cdef [[
 local rpc = {}
 
 local MAX_CLIENTS, SHARE = 1000, 4 -- but no more than a quarter of the descriptors there can be
+local ABOUT_TO_ASK = 0.05
 local SILENCE, WRITE_TIMEOUT = 60, 30
 local POLLHUP = 0x10
 local LONGEST_ANSWER = 256 * 1024 * 1024
@@ -103,6 +104,26 @@ function Server:_serve(conn)
   if not ok then error(err, 0) end
 end
 
+--- Clients that come from here on wait in the kernel until `accept`, here or in another program.
+function Server:pause()
+  self.socket.fd = core.dup(self.socket.fd)
+  self.acceptor:close()
+end
+
+--- Serves clients that come.
+function Server:accept()
+  self.acceptor = core.accept_loop(self.socket.fd, function(conn) self:_serve(conn) end)
+end
+
+--- Whether somebody other than `asking` still waits for an answer, or has only just come and is about to ask.
+function Server:is_asked(asking)
+  for conn, client in pairs(self.clients) do
+    local since = client.silent_since
+    if conn ~= asking and (not since or core.now() - since < ABOUT_TO_ASK) then return true end
+  end
+  return false
+end
+
 --- No new connections, and the socket's file goes; connections that are open stay, so that a last answer can be given.
 function Server:close()
   if self.closed then return end
@@ -158,7 +179,7 @@ function rpc.adopt(instance, socket)
     instance = instance, path = socket.path, socket = socket, clients = {}, count = 0, places = count_places(),
     remove = instances.remover(socket.path, socket.ino, socket.dev), widened = socket.widened,
   }, Server)
-  server.acceptor = core.accept_loop(socket.fd, function(conn) server:_serve(conn) end)
+  server:accept()
   return server
 end
 

@@ -86,6 +86,21 @@ describe("upgrade", function()
     eventually_alone(s, 2)
   end)
 
+  it("answers those who ask something else meanwhile", function()
+    local s = start(ECHO)
+    for _ = 1, 4 do
+      local upgrading = process.start { args = { server.program(), "upgrade", "-c", s.control } }
+      local asked = 0
+      while not upgrading:wait(0) do
+        assert.equal("ready", s:rpc("status").state)
+        asked = asked + 1
+      end
+      assert.is_true(asked > 3, asked)
+      assert.equal(0, upgrading.status.exit)
+      upgrading:release()
+    end
+  end)
+
   it("goes to the program that is named, and stays with it", function()
     local s = start(ECHO)
     local program = wrapper(s, "next")

@@ -12,7 +12,7 @@ local sync = require "sockdrawer.sync"
 
 local upgrade = {}
 
-local QUIET, LOOK, SPARE = 2, 0.005, 5
+local QUIET, ANSWERS, LOOK, SPARE = 2, 0.5, 0.005, 5
 
 -- ---------------------------------------------------------------- what is left to the successor
 
@@ -221,6 +221,15 @@ local function leap(instance, command, params, who, begun)
   return nil, ("cannot execute %s: %s"):format(command.words[1], failure)
 end
 
+-- Those who have asked something get their answers first; who waits for something to happen is not waited for.
+local function answer_others(instance, asking)
+  local deadline = core.now() + ANSWERS
+  instance.control:pause()
+  repeat
+    core.park(LOOK) -- first of all for those who have been accepted already, and are no clients yet
+  until not instance.control:is_asked(asking) or core.now() >= deadline
+end
+
 local function leap_when_quiet(instance, ...)
   local deadline = core.now() + QUIET
   local _, err, busy = leap(instance, ...)
@@ -249,7 +258,9 @@ function upgrade.upgrade(instance, params, who)
     if not ok then return nil, err end
     instance.notify:reloading()
     instance.loaders:pause()
+    answer_others(instance, who.conn)
     local _, failure = leap_when_quiet(instance, command, params, who, begun)
+    instance.control:accept()
     instance.loaders:resume()
     instance.notify:say "READY=1"
     return nil, failure
