@@ -125,7 +125,7 @@ local change = {}
 
 function change.new(t, verb, params)
   local result = t:call(verb, params)
-  if #t.waiting == 0 and t.ghosts == 0 then expect("kept", #t.live, result.kept) end
+  t:expect_count("kept", #t.live, result.kept)
   return result
 end
 
@@ -145,10 +145,8 @@ function change.migrate(t, verb, params)
       client.migrated, migrated = true, migrated + 1
     end
   end
-  if #t.waiting == 0 and t.ghosts == 0 then
-    expect("migrated", migrated, result.migrated)
-    expect("kept", #t.live - migrated, result.kept)
-  end
+  t:expect_count("migrated", migrated, result.migrated)
+  t:expect_count("kept", #t.live - migrated, result.kept)
   return result
 end
 

@@ -7,7 +7,8 @@ local faults = {}
 
 faults.rows = {
   { name = "purge off by one generation", file = "sockdrawer/supervisor/ending.lua",
-    line = "before = pool.last_number + 1,", becomes = "before = pool.last_number - 1," },
+    line = "before = pool.last_number + 1,", becomes = "before = pool.last_number - 1,",
+    favours = { swap = 8, purge = 8, stop = 0 } },
   { name = "limit + 1", file = "sockdrawer/supervisor/settings.lua",
     line = "max_connections = pool.options.max_connections or math.huge,",
     becomes = "max_connections = (pool.options.max_connections or math.huge) + 1," },

@@ -90,14 +90,25 @@ local function report_failure(seed, list, failure, options)
   return { seed = seed, list = smallest, violation = why.violation, text = describe(seed, smallest, why) }
 end
 
--- options: seed; runs; seconds (whichever ends first); program; shrink = false.
+-- The commands with other weights for some.
+local function weighted(favours)
+  local list = {}
+  for i, row in ipairs(commands) do
+    list[i] = setmetatable({ weight = favours[row.name] }, { __index = row })
+  end
+  return list
+end
+
+-- options: seed; runs; seconds (whichever ends first); program; shrink = false; favours: other weights, by name;
+-- patience: seconds for what has to happen.
 -- Answers { runs, commands, starts, seconds, histogram, failure = { seed, list, violation, text } or nil }.
 function model.run(options)
+  trials.PATIENCE = options.patience or trials.PATIENCE
   local begun, result = process.now(), { runs = 0, commands = 0, histogram = {} }
-  local trial = trials.start(options.program)
+  local trial, rows = trials.start(options.program), weighted(options.favours or {})
   while result.runs < options.runs and process.now() - begun < (options.seconds or math.huge) do
     local seed = options.seed + result.runs
-    local list = property.generate(commands, seed, options.longest or model.LONGEST)
+    local list = property.generate(rows, seed, options.longest or model.LONGEST)
     local failure = attempt(trial, list, result.histogram)
     result.runs, result.commands = result.runs + 1, result.commands + #list
     if failure then

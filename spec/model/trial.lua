@@ -2,18 +2,18 @@
 --
 -- It is stricter than "a connect may fail when …": who connects is served exactly if there is a place, an acceptor and
 -- no suspension; otherwise it waits, heard by nobody, until there is. `waiting` are those; `ghosts` counts clients
--- that left while they waited: they are still in the kernel's queue, and may be accepted for a moment.
+-- that may be counted though they have left: in the queue, and accepted for a moment, or about to be forgotten.
 local process = require "spec.support.process"
 local socket = require "socket"
 local world = require "spec.model.world"
 
-local PATIENCE, SILENCE = 5, 0.012
+local SILENCE = 0.012
 local FIRST = { max = 2, acceptors = 2 }
 
 local Trial = {}
 Trial.__index = Trial
 
-local trial = {}
+local trial = { PATIENCE = 5 } -- seconds for what has to happen
 
 -- Ends the run: the program has done something else than the model says.
 function trial.fail(text, ...)
@@ -84,7 +84,7 @@ local function agree(differs)
   if process.eventually(function()
     last = differs()
     return last == nil
-  end, PATIENCE) then return end
+  end, trial.PATIENCE) then return end
   fail(last)
 end
 
@@ -104,7 +104,7 @@ function Trial:echo(client)
   local text = "q" .. self.asked
   send(client, text)
   local wanted = ("%d %s %s"):format(client.generation, client.code, text)
-  local line, err = line_of(client, PATIENCE)
+  local line, err = line_of(client, trial.PATIENCE)
   expect("echo of a connection of generation " .. client.generation, wanted, line or err)
 end
 
@@ -116,7 +116,7 @@ end
 
 local function became_stubborn(client)
   send(client, "stubborn")
-  local line, err = line_of(client, PATIENCE)
+  local line, err = line_of(client, trial.PATIENCE)
   expect("answer", ("%d %s stubborn"):format(client.generation, client.code), line or err)
 end
 
@@ -135,7 +135,7 @@ end
 
 -- It must be ended by the other side, without another byte.
 function Trial:ended(client, why)
-  client.handle:settimeout(PATIENCE * process.scale)
+  client.handle:settimeout(trial.PATIENCE * process.scale)
   local all, err, partial = client.handle:receive "*a"
   client.handle:close()
   remove(self.live, client)
@@ -151,12 +151,19 @@ end
 -- The peer leaves; the server closes too, soon.
 function Trial:leave(client)
   client.handle:shutdown "send"
-  client.handle:settimeout(PATIENCE * process.scale)
+  client.handle:settimeout(trial.PATIENCE * process.scale)
   local all, err, partial = client.handle:receive "*a"
   client.handle:close()
   if not remove(self.live, client) then fail "it was not live" end
+  self.ghosts = self.ghosts + 1
   if err == "timeout" then fail "close timed out" end
   expect("last bytes", "", all or partial)
+end
+
+-- A number of connections that a verb has seen.
+function Trial:expect_count(what, wanted, seen)
+  if seen >= wanted and seen <= wanted + self.ghosts + #self.waiting then return end
+  fail("%s: expected %d (%d more may be seen), got %d", what, wanted, self.ghosts + #self.waiting, seen)
 end
 
 -- Those of the live ones that `is_meant` is true for, apart: who ends when asked to, and who has to be cut.
@@ -216,12 +223,12 @@ end
 
 function Trial:serve(count)
   for left = count, 1, -1 do
-    local client = readable(self.waiting, PATIENCE)
+    local client = readable(self.waiting, trial.PATIENCE)
     if not client then
       fail("%d of %d who wait should be served now (%d live, limit %s, %d acceptors, %s); nobody is", left,
         #self.waiting, #self.live, infinite(self.max), self.acceptors, self.state)
     end
-    local line, err = line_of(client, PATIENCE)
+    local line, err = line_of(client, trial.PATIENCE)
     self:greeted(client, line or err)
   end
 end
@@ -236,7 +243,7 @@ end
 function Trial:empty_queue()
   local due = math.min(self:room(), #self.waiting)
   for _, client in ipairs { unpack(self.waiting) } do
-    local line, err = line_of(client, PATIENCE)
+    local line, err = line_of(client, trial.PATIENCE)
     if line then
       due = due - 1
       self:greeted(client, line)

@@ -28,6 +28,7 @@ describe("the model of a pool", function()
       finally(function() os.execute("rm -rf " .. process.quote(program:match "^(.*)/")) end)
       local result = model.run {
         seed = seed, runs = BROKEN_RUNS, seconds = BROKEN_SECONDS * process.scale, program = program, shrink = false,
+        favours = row.favours, patience = 1,
       }
       local tried = ("nothing wrong in %d runs from seed %d"):format(result.runs, seed)
       local found = assert(result.failure, tried).violation
