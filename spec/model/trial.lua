@@ -356,10 +356,10 @@ function Trial:echo_all()
 end
 
 function Trial:check()
+  self:echo_all() -- first: a connection that is lost says more than a count that is wrong
   agree(function() return pool_differs(self) end)
   agree(function() return generations_differ(self) end)
   agree(function() return connections_differ(self) end)
-  self:echo_all()
   if self:accepts() and self:room() > #self.waiting then self.ghosts = 0 end
 end
 
