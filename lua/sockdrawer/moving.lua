@@ -33,6 +33,7 @@ local here
 function moving.new(serving, fetch)
   here = setmetatable({
     serving = serving, fetch = fetch, loops = {}, holds = {}, unwanted = {}, last_token = 0,
+    on_the_way = 0, -- connections that have left here, and nobody has said yet that they arrived
     gone_to = {}, -- connections that were born here and have left: id → loop
   }, Moving)
   core.on_gone(function(id) here:_ended(id) end)
@@ -107,6 +108,7 @@ end
 -- A connection is about to come: its code has to be here, and stays. The other loop names the token, and may have
 -- changed its mind by the time the code is here.
 function answers.welcome(self, params, _, loop)
+  if self.retiring then return nil, "this loop retires" end
   local pool, err = loaded_generation(self, params.pool, params.generation)
   if not pool then
     self.unwanted[params.token] = nil
@@ -132,6 +134,7 @@ function answers.arrive(self, params, fds)
   release(self, params.token)
   if not conn then return nil, err end
   self:_tell_birthplace(params.packed.id, runtime.loop)
+  if self.retiring then self:evacuate() end
   return true
 end
 
@@ -331,7 +334,10 @@ local function attempt(self, conn, loop, due)
     if welcome or err == "timeout" then loop.peer:cast("unwelcome", { token = move.token }) end
     return nil, err
   end
-  return move.arrival:wait(ARRIVAL)
+  self.on_the_way = self.on_the_way + 1
+  local arrived, why = move.arrival:wait(ARRIVAL)
+  self.on_the_way = self.on_the_way - 1
+  return arrived, why
 end
 
 --- Moves a connection, and answers when the other loop serves it.
@@ -364,13 +370,25 @@ local function see_off(self, pool, conn)
   end
 end
 
---- This loop retires: what can be moved goes to others when it is between two messages; nobody is told.
+--- This loop retires: what can be moved goes to others when it is between two messages; nobody is told. Nobody new
+--- is welcome, but one who was promised a place still comes, and is sent on.
 function Moving:evacuate()
+  self.retiring = true
   for _, pool in pairs(self.serving.pools) do
     for _, row in ipairs(pool.core:connections()) do
-      if row.state == "open" then core.spawn(see_off, self, pool, row.conn):detach() end
+      local extra = row.state == "open" and row.conn:_extra()
+      if extra and not extra.leaving then
+        extra.leaving = true
+        core.spawn(see_off, self, pool, row.conn):detach()
+      end
     end
   end
+end
+
+--- Whether somebody is on the way from here, or has been promised a place here.
+---@return boolean
+function Moving:is_busy()
+  return self.on_the_way > 0 or next(self.holds) ~= nil
 end
 
 --- conn:move(loop): leaves for another loop when it is between two messages. Does not wait for it.

@@ -294,7 +294,7 @@ function operations.retire(self)
       if pool.core:count() > 0 then return true end
     end
   end
-  while open() or self.draining > 0 do core.park(LOOK) end
+  while open() or self.moving:is_busy() or self.draining > 0 do core.park(LOOK) end
   return true
 end
 
