@@ -21,7 +21,7 @@ local KINDS = {
   addresses = "string|string[]", networks = "string|string[]",
   alarms = "table<string, sockdrawer.Alarm>", plain = "table", handler = "string|sockdrawer.Handler",
   when_full = '"backlog"|"close"|"reset"|sockdrawer.WhenFull|fun(info: sockdrawer.Full): string|{ reply: string }|nil',
-  hook = "string|sockdrawer.ListenHook",
+  hook = "string|sockdrawer.ListenHook", manager = "string|sockdrawer.Manager",
   binding = '"kernel"|"auto"|"least_connections"|"round_robin"|"cpu"|integer',
 }
 
@@ -91,6 +91,17 @@ local SHAPES = [[
 ---@field ip string
 ---@field port integer
 ---@field max_connections integer|false
+
+--- What a manager is told of a connection that has got a place.
+---@class sockdrawer.Arrival
+---@field pool string
+---@field peer string
+---@field sequence integer counts those that the pool's managers were asked about, from 1, over all loops
+---@field connections integer places taken in the pool, its own among them
+---@field max_connections integer|false
+---@field loop integer
+
+---@alias sockdrawer.Manager fun(info: sockdrawer.Arrival): boolean, string|nil
 ]]
 
 local function write_options()

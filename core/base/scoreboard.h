@@ -89,9 +89,10 @@ typedef struct {
   uint64_t bucket;     /* of accepts */
   sd_alarm alarms[SD_SCOREBOARD_ALARMS];
   uint64_t last_ticket;
-  uint32_t queues;  /* slots in which somebody waits */
-  uint32_t waiting; /* somebody was refused since the last ring */
-  uint32_t turn;    /* of who got the last one in turn */
+  _Atomic uint64_t asked; /* connections that a manager was asked about */
+  uint32_t queues;        /* slots in which somebody waits */
+  uint32_t waiting;       /* somebody was refused since the last ring */
+  uint32_t turn;          /* of who got the last one in turn */
   _Atomic uint32_t open;
   /* Written by the supervisor only. */
   _Alignas(SD_SCOREBOARD_LINE) sd_pool_counters base; /* of slots now reaped */
@@ -334,6 +335,13 @@ static inline void sd_scoreboard_count_closed(const sd_scoreboard *sb, uint32_t 
   sd_pool_counters *c = sd_scoreboard_counters(sb, pool);
   atomic_fetch_sub_explicit(&c->connections, 1, memory_order_relaxed);
   sd_counter_add(&c->closed, 1);
+}
+
+/* The number of the next connection that a manager is asked about, over all processes;
+ * `*taken` is how many places are, its own among them. */
+static inline uint64_t sd_scoreboard_ask(const sd_scoreboard *sb, uint32_t pool, uint64_t *taken) {
+  *taken = atomic_load_explicit(&sb->pools[pool].total, memory_order_relaxed);
+  return atomic_fetch_add_explicit(&sb->pools[pool].asked, 1, memory_order_relaxed) + 1;
 }
 
 static inline void sd_scoreboard_count_rejected(const sd_scoreboard *sb, uint32_t pool, sd_reject why) {

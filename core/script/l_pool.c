@@ -58,6 +58,7 @@ static void free_generation(l_pool *pool, l_generation *g) {
   luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->fn);
   luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->args);
   luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->finish);
+  luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->admit);
   free(g);
 }
 
@@ -194,10 +195,20 @@ void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c) {
   sd_conn_watch_pace(&c->conn);
 }
 
+/* Closed last: who sees that finds the place free, and itself counted. */
+static int turn_away(const l_pool *pool, int fd, uint32_t headcount) {
+  sd_scoreboard_leave(sd_the_vm.scoreboard, pool->index, headcount);
+  sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
+  sd_scoreboard_count_rejected(sd_the_vm.scoreboard, pool->index, SD_REJECT_REFUSED);
+  close(fd);
+  return 0;
+}
+
 int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount) {
   lua_State *L = sd_the_vm.L;
   int err;
   g = choose(pool, g, peer);
+  if (!sd_l_manager_admits(pool, g, peer)) return turn_away(pool, fd, headcount);
   if (sd_l_binding_hand(pool, g, fd, headcount)) {
     sd_trial_served(trial_of(pool), g->number);
     sd_l_alarm_look(pool);
@@ -411,7 +422,7 @@ static int l_live(lua_State *L) {
   return 0;
 }
 
-/* generation(number, { fn=, args=, finish=, always= }) */
+/* generation(number, { fn=, args=, finish=, admit=, always= }) */
 static int l_generation_add(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
   uint64_t number = (uint64_t)luaL_checknumber(L, 2);
@@ -427,6 +438,8 @@ static int l_generation_add(lua_State *L) {
   g->args = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_getfield(L, 3, "finish");
   g->finish = lua_isnil(L, -1) ? LUA_NOREF : luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_getfield(L, 3, "admit");
+  g->admit = lua_isnil(L, -1) ? LUA_NOREF : luaL_ref(L, LUA_REGISTRYINDEX);
   lua_getfield(L, 3, "always");
   g->always = lua_toboolean(L, -1);
   g->next = pool->generations;

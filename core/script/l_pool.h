@@ -16,7 +16,7 @@ struct l_generation {
   l_generation *next;
   uint64_t number;
   uint64_t connections;
-  sd_ref fn, args, finish;
+  sd_ref fn, args, finish, admit;
   bool always, forgotten;
 };
 
@@ -71,8 +71,8 @@ static inline l_pool *sd_l_pool_check(lua_State *L) {
 l_generation *sd_l_pool_current(l_pool *pool);
 
 /* Starts the handler of `g`, or of a canary beside it, on an accepted descriptor
- * whose place is reserved, and who is counted in `headcount`. 0 or -errno: then all
- * three are still the caller's. */
+ * whose place is reserved, and who is counted in `headcount`; or turns it away, as the
+ * generation's manager says. 0 or -errno: then all three are still the caller's. */
 int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount);
 
 /* Makes it one of the pool's connections, served by this generation. */
@@ -123,6 +123,11 @@ void sd_l_alarm_look(l_pool *pool); /* somebody has come */
 void sd_l_alarm_look_again(l_pool *pool);
 int sd_l_alarm_on_alarm(lua_State *L); /* method on_alarm */
 void sd_l_alarm_free(lua_State *L, l_pool *pool);
+
+/* ---- l_manager.c ---- */
+
+/* Whether the generation's manager lets it in, whose place is reserved already. */
+bool sd_l_manager_admits(l_pool *pool, const l_generation *g, const struct sockaddr *peer);
 
 /* ---- l_full.c ---- */
 

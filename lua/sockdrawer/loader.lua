@@ -6,6 +6,7 @@
 local generation = require "sockdrawer.generation"
 local listen_hook = require "sockdrawer.listen_hook"
 local options = require "sockdrawer.options"
+local parts = require "sockdrawer.parts"
 local plain = require "sockdrawer.plain"
 local script = require "sockdrawer.script"
 local source = require "sockdrawer.source"
@@ -28,26 +29,45 @@ local function default_listen_of(handler)
   return type(handler) == "table" and handler.default_listen or nil
 end
 
--- What the supervisor keeps of a handler. An inline one has the script's snapshot.
-local function describe(handler, gen, module)
+-- What the supervisor keeps of a handler. An inline one has the script's snapshot; `script` is that for the parts of
+-- one that is not.
+local function describe(handler, gen, module, wanted, script_snapshot)
   local shape, err = generation.check_shape(handler)
   if not shape then return nil, err end
   local snapshot = gen:snapshot()
   return {
-    module = module, inline = module == nil, snapshot = snapshot, digest = generation.digest(snapshot),
-    version = version_of(handler), shape = shape, default_listen = default_listen_of(handler),
+    module = module, inline = module == nil, snapshot = snapshot, version = version_of(handler), shape = shape,
+    digest = generation.digest(snapshot, wanted, script_snapshot), parts = wanted, script = script_snapshot,
+    default_listen = default_listen_of(handler),
   }
 end
+
+-- Loads the parts into a generation, so that its snapshot has them.
+local function load_parts(wanted, gen, evaluation, name)
+  local inline = evaluation and parts.declared(evaluation.pools, name)
+  local function failed(err)
+    return { text = tostring(err), traceback = debug.traceback(tostring(err), 2) }
+  end
+  local ok, err = xpcall(parts.load, failed, wanted, gen.require, inline)
+  if ok then return true end
+  return nil, err.text, { traceback = err.traceback }
+end
+
+local function handler_text(module, err) return ('handler "%s": %s'):format(module, err) end
 
 local function load_handler(module, o)
   local gen, err, data = generation.load {
     module = module, folder = o.folder, args = o.args, search = o.search, reader = o.reader,
   }
-  if not gen then return nil, err, data end
-  local result, wrong = describe(gen.handler, gen, module)
+  if not gen then return nil, handler_text(module, err), data end
+  local ok
+  ok, err, data = load_parts(o.parts, gen, o.evaluation, o.pool)
+  if not ok then return nil, err, data end
+  local script_snapshot = parts.in_script(o.parts) and o.evaluation.generation:snapshot() or nil
+  local result, wrong = describe(gen.handler, gen, module, o.parts, script_snapshot)
   if result then return result end
   local file = gen:snapshot().modules[module]
-  return nil, (file and file.path .. ": " or "") .. wrong
+  return nil, handler_text(module, (file and file.path .. ": " or "") .. wrong)
 end
 
 -- Jobs.
@@ -67,9 +87,10 @@ local function evaluate(params)
   return failed({ with_file(params.path, err) }, data and data.traceback)
 end
 
-local function module_options(evaluation, params)
+local function module_options(evaluation, params, pool)
   local gen = evaluation.generation
   return {
+    parts = parts.of(pool.options), evaluation = evaluation, pool = pool.name,
     folder = gen.folder, args = params.args, reader = params.reader,
     search = { path = gen.package.path, cpath = gen.package.cpath },
   }
@@ -81,11 +102,10 @@ local function load_handlers(evaluation, params, failures)
   for _, pool in ipairs(evaluation.pools) do
     local module = type(pool.options) == "table" and pool.options.handler
     if type(module) == "string" and type(pool.name) == "string" then
-      local result, err, data = load_handler(module, module_options(evaluation, params))
+      local result, err, data = load_handler(module, module_options(evaluation, params, pool))
       handlers[pool.name] = result
       if not result then
-        failures[#failures + 1] = ('%s:%d: pool "%s": handler "%s": %s')
-          :format(pool.file, pool.line, pool.name, module, err)
+        failures[#failures + 1] = ('%s:%d: pool "%s": %s'):format(pool.file, pool.line, pool.name, err)
         tracebacks[#tracebacks + 1] = data and data.traceback
       end
     end
@@ -93,9 +113,29 @@ local function load_handlers(evaluation, params, failures)
   return handlers, tracebacks[1] and table.concat(tracebacks, "\n\n")
 end
 
+-- The parts of handlers that are in the script belong to the script's generation. They come first: with them its
+-- snapshot is whole.
+local function load_inline_parts(evaluation, failures)
+  for _, pool in ipairs(evaluation.pools) do
+    if type(pool.name) == "string" and evaluation.handlers[pool.name] then
+      local wanted = parts.of(pool.options)
+      local ok, err = load_parts(wanted, evaluation.generation, evaluation, pool.name)
+      if not ok then
+        failures[#failures + 1] = ('%s:%d: pool "%s": %s'):format(pool.file, pool.line, pool.name, err)
+      end
+    end
+  end
+end
+
+local function parts_of_pool(evaluation, name)
+  for _, pool in ipairs(evaluation.pools) do
+    if pool.name == name then return parts.of(pool.options) end
+  end
+end
+
 local function add_inline(evaluation, handlers)
   for name, handler in pairs(evaluation.handlers) do
-    handlers[name] = describe(handler, evaluation.generation)
+    handlers[name] = describe(handler, evaluation.generation, nil, parts_of_pool(evaluation, name))
   end
 end
 
@@ -108,6 +148,7 @@ function M.load_script(params)
   local evaluation, err, data = evaluate(params)
   if not evaluation then return nil, err, data end
   local spec, failures = script.plain_spec(evaluation, params.overrides)
+  load_inline_parts(evaluation, failures)
   local handlers, traceback = load_handlers(evaluation, params, failures)
   if #failures > 0 then return failed(failures, traceback) end
   add_inline(evaluation, handlers)
@@ -116,7 +157,8 @@ end
 
 --- Loads one module as a handler.
 ---@param params { module: string, folder: string|nil, script_path: string|nil, script_args: string[]|nil,
----  path: string|nil, cpath: string|nil, args: table|nil } path, cpath: the module path, as in the spec
+---  path: string|nil, cpath: string|nil, args: table|nil, pool: string|nil, parts: table|nil } path, cpath: the
+---  module path, as in the spec
 ---@return table|nil result
 ---@return string|nil err
 ---@return { traceback: string|nil }|nil
@@ -124,12 +166,16 @@ function M.load_module(params)
   local ok, wrong = plain.check(params.args or {}, "args")
   if not ok then return nil, wrong end
   local folder = params.folder or params.script_path and source.folder(params.script_path)
-  local result, err, data = load_handler(params.module, {
+  local evaluation, err, data
+  if parts.in_script(params.parts) then
+    evaluation, err, data = evaluate { path = params.script_path, args = params.script_args, reader = params.reader }
+    if not evaluation then return nil, err, data end
+  end
+  return load_handler(params.module, {
     folder = folder, args = params.script_args, reader = params.reader,
     search = params.path and { path = params.path, cpath = params.cpath or package.cpath },
+    parts = params.parts, evaluation = evaluation, pool = params.pool,
   })
-  if result then return result end
-  return nil, ('handler "%s": %s'):format(params.module, err), data
 end
 
 local function inline_of(evaluation, name)
@@ -153,7 +199,11 @@ function M.load_inline(params)
   if not evaluation then return nil, err, data end
   local handler, missing = inline_of(evaluation, params.pool)
   if not handler then return nil, missing end
-  local result, wrong = describe(handler, evaluation.generation)
+  local wanted = parts_of_pool(evaluation, params.pool)
+  local ok
+  ok, err, data = load_parts(wanted, evaluation.generation, evaluation, params.pool)
+  if not ok then return nil, ('%s: pool "%s": %s'):format(params.path, params.pool, err), data end
+  local result, wrong = describe(handler, evaluation.generation, nil, wanted)
   if not result then return nil, ('%s: pool "%s": handler: %s'):format(params.path, params.pool, wrong) end
   return result
 end

@@ -10,6 +10,7 @@ local generation = require "sockdrawer.generation"
 local hooks = require "sockdrawer.hooks"
 local live = require "sockdrawer.live"
 local log = require "sockdrawer.log"
+local parts = require "sockdrawer.parts"
 local runtime = require "sockdrawer.runtime"
 local script = require "sockdrawer.script"
 
@@ -102,8 +103,29 @@ end
 function enter.callbacks(handler, find) return callbacks.entry(handler, { require = find }) end
 function resume.callbacks(handler, find) return callbacks.resume(handler, { require = find }) end
 
+-- Two that begin and end together.
+local function pair(one, other)
+  local both = { origin = one.origin }
+  for _, name in ipairs { "commit", "cancel", "interrupt" } do
+    both[name] = function()
+      one[name](one)
+      other[name](other)
+    end
+  end
+  return both
+end
+
+-- What is in the script may need an evaluation of its own: the script may have changed since.
+local function load_manager(self, change, name, wanted, find, scope)
+  if not parts.in_script(wanted.parts) then return parts.load(wanted.parts, find), scope end
+  local evaluation = evaluate(self, change, wanted.script)
+  local own = not wanted.inline and evaluation ~= change.script and evaluation ~= self.script
+  local manager = parts.load(wanted.parts, find, parts.declared(evaluation.result.pools, name))
+  return manager, own and pair(scope, evaluation.scope) or scope
+end
+
 local function load_generation(self, change, name, wanted)
-  local handler, find, scope
+  local handler, find, scope, manager
   if wanted.inline then
     handler, find, scope = inline_handler(self, change, name, wanted)
   else
@@ -111,7 +133,9 @@ local function load_generation(self, change, name, wanted)
   end
   local shape, err = generation.check_shape(handler)
   if not shape then error({ text = err }, 0) end
+  manager, scope = load_manager(self, change, name, wanted, find, scope)
   return {
+    manager = manager,
     number = wanted.number, origin = wanted.origin or wanted.number, args = wanted.args or {}, scope = scope,
     shape = shape, handler = handler, find = find,
     fn = enter[shape](handler, find), resume = resume[shape](handler, find),
@@ -124,6 +148,7 @@ local function register(self, pool, loaded)
   pool.core:generation(loaded.number, {
     fn = loaded.fn, args = loaded.args,
     finish = loaded.shape == "callbacks" and self.finish or nil,
+    admit = loaded.manager and hooks.admitter(pool, loaded.number, loaded.manager) or nil,
     always = loaded.shape == "callbacks",
   })
   pool.generations[loaded.number] = loaded

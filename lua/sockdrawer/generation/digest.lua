@@ -31,12 +31,16 @@ end
 
 --- The first 12 hexadecimal digits. Where the files lie does not matter, only what is in them.
 ---@param snapshot sockdrawer.Snapshot
+---@param parts table<string, string>|nil its parts, by name
+---@param script sockdrawer.Snapshot|nil of the script, if one of them is in it
 ---@return string
-function M.of(snapshot)
+function M.of(snapshot, parts, script)
   local hash = add(0xcbf29ce484222325ULL, snapshot.main or "")
   hash = add(hash, snapshot.script and snapshot.script.source or "")
   hash = add_sources(add_sources(hash, snapshot.modules), snapshot.files)
   for _, word in ipairs(snapshot.script_args or {}) do hash = add(hash, word) end
+  if parts then hash = add_sources(hash, parts) end
+  if script then hash = add(hash, M.of(script)) end
   return bit.tohex(hash):sub(1, 12)
 end
 

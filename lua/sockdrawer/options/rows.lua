@@ -167,6 +167,14 @@ local pool_log = {
   { "connections", "boolean", false, help = "one line per ended connection" },
 }
 
+local parts = {
+  { "manager", "manager", help = "says who comes in: a module or a function(info)" },
+  { "targeter", later = 2, help = "gives the addresses" },
+  { "acceptor", later = 2, help = "accepts" },
+  { "transport", later = 2, help = "carries the bytes" },
+  { "queue", later = 2, help = "holds those who wait" },
+}
+
 local pool = {
   { "listen", "addresses", fixed = "relisten changes it", help = "where connections come from" },
   { "connect", later = 7, help = "where connections go to" },
@@ -195,7 +203,8 @@ local pool = {
   { "alarms", "alarms", false, off = true, help = "functions that are called when there are many connections" },
   { "on_listen", "hook", fixed = "it is code: change the script and reload",
     help = "called with each listen socket before it accepts; an error closes them all" },
-  { "parts", later = 2, help = "modules in place of manager, targeter, acceptor, transport, queue" },
+  { "parts", "table", rows = parts, fixed = "it is code: change the script and reload, or swap",
+    help = "code in place of the pool's own" },
 }
 
 -- The launcher's own options that are options of the instance too. `key` is where they go in sd.server.

@@ -156,6 +156,8 @@ M.hook = {
   allowed = function() return "a module name or a function" end,
 }
 
+M.manager = M.hook
+
 M.plain = {
   parse = function(value, row)
     if type(value) ~= "table" then return nil end

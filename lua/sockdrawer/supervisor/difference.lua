@@ -6,7 +6,7 @@ local difference = {}
 local FIXED = { "name", "user", "control" }
 
 -- Of a pool these come with a generation, or are compared by themselves.
-local WITH_CODE = { handler = true, args = true, listen = true }
+local WITH_CODE = { handler = true, args = true, listen = true, parts = true }
 
 --- Deep equality of plain data.
 ---@return boolean

@@ -28,7 +28,7 @@ local function surviving(overlay, old, new)
 end
 
 -- What only `set` does not change: it comes with the code, or has a verb of its own.
-local BY_OTHER_WAYS = { handler = true, args = true, listen = true, on_listen = true }
+local BY_OTHER_WAYS = { handler = true, args = true, listen = true, on_listen = true, parts = true }
 
 local function is_fixed(kind, key)
   return not BY_OTHER_WAYS[key:match "^[^.]+"] and paths.fixed(rows[kind], key) ~= nil

@@ -109,7 +109,7 @@ end
 --- which the code came into service first: by that a rollback is known as going back.
 ---@param pool table
 ---@param code { module: string|nil, inline: boolean, snapshot: table|nil, script: table|nil, digest: string,
----  version: any }
+---  version: any, parts: table|nil }
 ---@param args table its own, without what was set at run time
 ---@return table
 function pools.generation(pool, code, args)
@@ -117,7 +117,7 @@ function pools.generation(pool, code, args)
     number = pool.last_number + 1, module = code.module, inline = code.inline or false,
     own_args = args, args = amend.args(args, pool.overlay),
     snapshot = not code.inline and code.snapshot or nil, script = code.script, digest = code.digest,
-    version = code.version, origin = code.origin or code.number or pool.last_number + 1,
+    parts = code.parts, version = code.version, origin = code.origin or code.number or pool.last_number + 1,
   }
 end
 
@@ -125,7 +125,7 @@ local function code_of(generation)
   return {
     number = generation.number, module = generation.module, inline = generation.inline, args = generation.args,
     snapshot = generation.snapshot, script = generation.script, digest = generation.digest,
-    version = generation.version, origin = generation.origin,
+    parts = generation.parts, version = generation.version, origin = generation.origin,
   }
 end
 

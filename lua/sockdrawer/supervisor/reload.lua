@@ -6,6 +6,7 @@ local core = require "sockdrawer.core"
 local difference = require "sockdrawer.supervisor.difference"
 local log = require "sockdrawer.log"
 local merge = require "sockdrawer.supervisor.merge"
+local parts = require "sockdrawer.parts"
 local pools = require "sockdrawer.supervisor.pools"
 local settings = require "sockdrawer.supervisor.settings"
 local swap = require "sockdrawer.supervisor.swap"
@@ -50,8 +51,16 @@ local function is_overlaid(pool)
   return current.module ~= pool.spec.handler or current.inline ~= (pool.spec.inline or false)
 end
 
+local function spec_of(spec, name)
+  for _, pool in ipairs(spec.pools) do
+    if pool.name == name then return pool end
+  end
+end
+
 local function code_of(instance, pool, row, answer, reset)
-  if is_overlaid(pool) and not row.handler and not reset then return swap.load(instance, pool) end
+  if is_overlaid(pool) and not row.handler and not reset then
+    return swap.load(instance, pool, nil, parts.of(spec_of(answer.spec, pool.name).options) or false)
+  end
   return answer.handlers[pool.name]
 end
 
@@ -70,12 +79,6 @@ local function pool_entry(instance, row, new_spec, answer, reset)
   if not other_code and not row.args then return false end
   if pool.canary then return nil, canary.refusal(pool) end
   return entry_of(pool, code, row.args and new_spec.options.args or current.own_args)
-end
-
-local function spec_of(spec, name)
-  for _, pool in ipairs(spec.pools) do
-    if pool.name == name then return pool end
-  end
 end
 
 local function changed_entries(instance, diff, answer, reset)

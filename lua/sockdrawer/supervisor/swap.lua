@@ -27,7 +27,7 @@ local function find_pools(instance, text)
 end
 
 -- What the loader is asked for: a module by name, or the pool's handler out of the script.
-local function job_of(instance, pool, module)
+local function job_of(instance, pool, module, wanted)
   local current = pool.generations[pool.current]
   if not module and current.inline then
     return "inline", {
@@ -35,17 +35,21 @@ local function job_of(instance, pool, module)
     }, instance.script_path
   end
   local name = module or current.module
+  if wanted == nil then wanted = current.parts end
   return "module", {
     pool = pool.name, module = name, args = current.args, folder = instance.folder,
+    parts = wanted or nil,
     script_path = instance.script_path, script_args = instance.script_args, path = instance.spec.path,
     cpath = instance.spec.cpath,
   }, name
 end
 
 --- Has the loader read new code for a pool.
+---@param module string|nil another handler
+---@param wanted table|false|nil other parts, or none
 ---@return table|nil code, string|nil err, table|nil data
-function swap.load(instance, pool, module)
-  local op, params, what = job_of(instance, pool, module)
+function swap.load(instance, pool, module, wanted)
+  local op, params, what = job_of(instance, pool, module, wanted)
   local code, err, data = instance.loaders:job(op, params, what)
   if not code then return nil, err, data end
   code.inline = op == "inline"

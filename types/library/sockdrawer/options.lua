@@ -24,6 +24,17 @@
 ---@field port integer
 ---@field max_connections integer|false
 
+--- What a manager is told of a connection that has got a place.
+---@class sockdrawer.Arrival
+---@field pool string
+---@field peer string
+---@field sequence integer counts those that the pool's managers were asked about, from 1, over all loops
+---@field connections integer places taken in the pool, its own among them
+---@field max_connections integer|false
+---@field loop integer
+
+---@alias sockdrawer.Manager fun(info: sockdrawer.Arrival): boolean, string|nil
+
 ---@class sockdrawer.ServerOptions.control
 ---@field path? string the control socket, relative to the script's folder
 ---@field group? string a group whose members may operate the instance too
@@ -125,6 +136,9 @@
 ---@field level? "debug"|"info"|"warn"|"warning"|"error"|"off" the least level that is written; default: "info"
 ---@field connections? boolean one line per ended connection; default: false
 
+---@class sockdrawer.PoolSettings.parts
+---@field manager? string|sockdrawer.Manager says who comes in: a module or a function(info)
+
 ---@class sockdrawer.PoolSettings
 ---@field listen? string|string[] where connections come from
 ---@field args? table what the handler is given
@@ -144,6 +158,7 @@
 ---@field log? sockdrawer.PoolSettings.log what is written to stderr; default: the server's
 ---@field alarms? table<string, sockdrawer.Alarm>|false|"infinity" functions that are called when there are many connections; default: off
 ---@field on_listen? string|sockdrawer.ListenHook called with each listen socket before it accepts; an error closes them all
+---@field parts? sockdrawer.PoolSettings.parts code in place of the pool's own
 
 ---@class sockdrawer.PoolOptions: sockdrawer.PoolSettings
 ---@field listen string|string[] where connections come from
