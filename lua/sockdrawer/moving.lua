@@ -297,6 +297,7 @@ local function leave(self, conn, session, carried, move)
   end
   if conn.id:match "^(%d+)%." == tostring(runtime.loop) then self.gone_to[conn.id] = loop.number end
   move.arrival = arrival
+  self.on_the_way = self.on_the_way + 1 -- at once: this loop must not leave before it is heard of
   move.left:resolve(true)
   conn:_depart()
 end
@@ -334,7 +335,6 @@ local function attempt(self, conn, loop, due)
     if welcome or err == "timeout" then loop.peer:cast("unwelcome", { token = move.token }) end
     return nil, err
   end
-  self.on_the_way = self.on_the_way + 1
   local arrived, why = move.arrival:wait(ARRIVAL)
   self.on_the_way = self.on_the_way - 1
   return arrived, why
