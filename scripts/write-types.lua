@@ -22,6 +22,7 @@ local KINDS = {
   alarms = "table<string, sockdrawer.Alarm>", plain = "table", handler = "string|sockdrawer.Handler",
   when_full = '"backlog"|"close"|"reset"|sockdrawer.WhenFull|fun(info: sockdrawer.Full): string|{ reply: string }|nil',
   hook = "string|sockdrawer.ListenHook", manager = "string|sockdrawer.Manager",
+  targeter = "string|sockdrawer.Targeter",
   binding = '"kernel"|"auto"|"least_connections"|"round_robin"|"cpu"|integer',
 }
 
@@ -101,6 +102,7 @@ local SHAPES = [[
 ---@field max_connections integer|false
 ---@field loop integer
 
+---@alias sockdrawer.Targeter fun(spec: { pool: string, args: table }): string|string[]|nil, string|nil
 ---@alias sockdrawer.Manager fun(info: sockdrawer.Arrival): boolean, string|nil
 ]]
 

@@ -139,6 +139,30 @@ local function add_inline(evaluation, handlers)
   end
 end
 
+local function spec_of(evaluation, params)
+  local failures = {}
+  parts.aim(evaluation, function(message) table.insert(failures, message) end)
+  local spec, others = script.plain_spec(evaluation, params.overrides)
+  for _, message in ipairs(others) do table.insert(failures, message) end
+  return spec, failures
+end
+
+--- Evaluates a script and answers where one of its pools is to listen.
+---@param params { pool: string, path: string, args: string[]|nil, overrides: table|nil }
+---@return { addresses: string[] }|nil
+---@return string|nil err
+---@return { failures: string[]|nil, traceback: string|nil }|nil
+function M.load_targets(params)
+  local evaluation, err, data = evaluate(params)
+  if not evaluation then return nil, err, data end
+  local spec, failures = spec_of(evaluation, params)
+  if #failures > 0 then return failed(failures) end
+  for _, pool in ipairs(spec.pools) do
+    if pool.name == params.pool then return { addresses = pool.addresses } end
+  end
+  return nil, ('%s: the script declares no pool "%s"'):format(evaluation.path, params.pool)
+end
+
 --- Evaluates a script, loads the handlers of all its pools and checks everything.
 ---@param params { path: string, args: string[]|nil, overrides: table|nil }
 ---@return { spec: sockdrawer.Spec, snapshot: sockdrawer.Snapshot, handlers: table<string, table> }|nil
@@ -147,7 +171,7 @@ end
 function M.load_script(params)
   local evaluation, err, data = evaluate(params)
   if not evaluation then return nil, err, data end
-  local spec, failures = script.plain_spec(evaluation, params.overrides)
+  local spec, failures = spec_of(evaluation, params)
   load_inline_parts(evaluation, failures)
   local handlers, traceback = load_handlers(evaluation, params, failures)
   if #failures > 0 then return failed(failures, traceback) end
@@ -272,6 +296,7 @@ local function jobs(core)
     script = once(M.load_script),
     module = once(M.load_module),
     inline = once(M.load_inline),
+    targets = once(M.load_targets),
     on_listen = once(listen_hook.run),
     closed = function() core.stop(0) end,
   }

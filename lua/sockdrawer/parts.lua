@@ -19,6 +19,18 @@ function parts.of(options)
   return type(manager) == "string" and { manager = manager } or nil
 end
 
+--- All of them as the supervisor keeps them among the pool's options.
+---@param options table effective ones
+---@return { manager: string|nil, targeter: string|nil }
+function parts.plain(options)
+  local list = {}
+  for _, name in ipairs { "manager", "targeter" } do
+    local given = (options.parts or {})[name]
+    list[name] = type(given) == "function" and parts.INLINE or given
+  end
+  return list
+end
+
 --- Whether one of them is in the script.
 ---@param wanted { manager: string }|nil
 ---@return boolean
@@ -57,6 +69,43 @@ function parts.load(wanted, find, inline)
   local admit, err = admit_of(value)
   if not admit then error(("parts.manager = %q: %s"):format(wanted.manager, err), 0) end
   return admit
+end
+
+-- Targeters. They run in the loader only, whenever it is to be known where a pool listens.
+
+local function function_of(value)
+  if type(value) == "function" then return value end
+  if type(value) == "table" and type(value.targets) == "function" then return value.targets end
+  error("a targeter is a function, or a table with the function targets, not "
+    .. (type(value) == "table" and "a table without it" or "a " .. type(value)), 0)
+end
+
+local function targets(pool, gen)
+  if pool.options.listen ~= nil then error("it gives the addresses: leave out listen", 0) end
+  local targeter = pool.options.parts.targeter
+  if type(targeter) == "string" then targeter = gen.require(targeter) end
+  targeter = function_of(targeter)
+  local ok, addresses, err = gen:run(targeter, { pool = pool.name, args = pool.options.args or {} })
+  if not ok then error(addresses, 0) end
+  if addresses == nil then error(err ~= nil and tostring(err) or "it gave no address", 0) end
+  return addresses
+end
+
+--- Gives the pools of an evaluated script the addresses that their targeters choose.
+---@param evaluation table
+---@param report fun(message: string)
+function parts.aim(evaluation, report)
+  for _, pool in ipairs(evaluation.pools) do
+    local given = type(pool.options) == "table" and pool.options.parts
+    if type(given) == "table" and (type(given.targeter) == "string" or type(given.targeter) == "function") then
+      local ok, addresses = pcall(targets, pool, evaluation.generation)
+      pool.options.listen = ok and addresses or pool.options.listen or "tcp://127.0.0.1:0"
+      if not ok then
+        report(('%s:%d: pool "%s": parts.targeter: %s'):format(pool.file, pool.line, tostring(pool.name),
+          tostring(addresses)))
+      end
+    end
+  end
 end
 
 return parts

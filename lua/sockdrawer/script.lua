@@ -258,7 +258,7 @@ local function pool_of(judge, declaration, server, count)
   local handler = effective.handler
   effective.handler = nil -- not plain; it stands beside the options
   if type(effective.on_listen) == "function" then effective.on_listen = M.INLINE_HOOK end
-  effective.parts = parts.of(effective) or {}
+  effective.parts = parts.plain(effective)
   return {
     name = declaration.name, mode = "listen", line = declaration.line, file = declaration.file,
     addresses = effective.listen or {}, handler = type(handler) == "string" and handler or nil,

@@ -249,3 +249,70 @@ describe("parts.manager", function()
     assert.is_truthy(err.message:find("it is code: change the script and reload", 1, true), err.message)
   end)
 end)
+
+describe("parts.targeter", function()
+  after_each(server.cleanup)
+
+  local WHERE = 'return function(spec) return "unix:" .. spec.pool .. spec.args.suffix end'
+  local TARGETED = [[
+local sd = require "sockdrawer"
+sd.pool("p", { handler = "h", args = { suffix = ".sock" }, parts = { targeter = %s } })]]
+
+  local function aimed(targeter, fail, where)
+    return server.start {
+      script = TARGETED:format(targeter), expect_fail = fail,
+      files = { ["h.lua"] = ECHO, ["targeters/where.lua"] = where or WHERE },
+    }
+  end
+
+  local function addresses(s) return pool_of(s).addresses[1]:match "[^/]*$" end
+
+  it("says where the pool listens, at the start, at relisten and at reload", function()
+    local s = aimed '"targeters.where"'
+    assert.matches("p%.sock", addresses(s))
+    local old = assert(enter(s))
+    s:write("targeters/where.lua", 'return { targets = function() return { "unix:b.sock" } end }')
+    assert(s:rpc("relisten", { pool = "p" }))
+    assert.matches("b%.sock", addresses(s))
+    assert(s:rpc("set", { pool = "p", values = { max_connections = 5 } }))
+    assert(s:rpc("relisten", { pool = "p" }))
+    assert.matches("b%.sock", addresses(s))
+    s:write("targeters/where.lua", WHERE)
+    assert(s:rpc("reload"))
+    assert.matches("p%.sock", addresses(s))
+    assert.equal("still here", client.ask(old, "still here"))
+  end)
+
+  it("keeps the port when it says the same again", function()
+    local s = aimed 'function() return "tcp://127.0.0.1:0" end'
+    local port = s:port()
+    assert(s:rpc("relisten", { pool = "p" }))
+    assert(s:rpc("reload"))
+    assert.equal("tcp://127.0.0.1:" .. port, pool_of(s).addresses[1])
+    assert.is_truthy(enter(s))
+  end)
+
+  it("that fails at relisten changes nothing", function()
+    local s = aimed '"targeters.where"'
+    s:write("targeters/where.lua", 'return function() return nil, "nowhere to go" end')
+    local result, err = s:rpc("relisten", { pool = "p" })
+    assert.is_nil(result)
+    assert.matches('pool "p": parts.targeter: nowhere to go', err.message)
+    assert.is_truthy(enter(s))
+  end)
+
+  for targeter, why in pairs {
+    ['function() error "oh no" end'] = "oh no",
+    ["function() end"] = "parts.targeter: it gave no address",
+    ['function() return "nonsense://" end'] = "nonsense",
+    ['"targeters.none"'] = "module 'targeters.none' not found",
+    ["5"] = "parts.targeter = 5: allowed is a module name or a function",
+    ['"targeters.where"}, listen = ":1", args = {'] = "it gives the addresses: leave out listen",
+  } do
+    it("is refused at the start: " .. targeter, function()
+      local s = aimed(targeter, true)
+      assert.equal(2, s.exit)
+      assert.is_truthy(s:log():find(why, 1, true), s:log())
+    end)
+  end
+end)

@@ -169,7 +169,7 @@ local pool_log = {
 
 local parts = {
   { "manager", "manager", help = "says who comes in: a module or a function(info)" },
-  { "targeter", later = 2, help = "gives the addresses" },
+  { "targeter", "targeter", help = "gives the addresses in place of listen: a module or a function(spec)" },
   { "acceptor", later = 2, help = "accepts" },
   { "transport", later = 2, help = "carries the bytes" },
   { "queue", later = 2, help = "holds those who wait" },

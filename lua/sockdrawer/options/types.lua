@@ -156,7 +156,7 @@ M.hook = {
   allowed = function() return "a module name or a function" end,
 }
 
-M.manager = M.hook
+M.manager, M.targeter = M.hook, M.hook
 
 M.plain = {
   parse = function(value, row)

@@ -3,6 +3,7 @@
 local core = require "sockdrawer.core"
 local difference = require "sockdrawer.supervisor.difference"
 local listeners = require "sockdrawer.supervisor.listeners"
+local plain = require "sockdrawer.plain"
 local pools = require "sockdrawer.supervisor.pools"
 local settings = require "sockdrawer.supervisor.settings"
 local types = require "sockdrawer.options.types"
@@ -63,8 +64,28 @@ local function assigned_by(params, addresses)
   }
 end
 
-local function plan_of(instance, pool, assigned, addresses)
+-- What the pool's targeter says now, if it has one and says something else than before.
+local function targets_of(instance, pool)
+  if not (pool.spec.options.parts or {}).targeter then return nil end
+  local answer, err, data = instance.loaders:job("targets", {
+    pool = pool.name, path = instance.script_path, args = instance.script_args, overrides = instance.overrides,
+  }, "the targeter of pool " .. pool.name)
+  if not answer then return nil, err, data end
+  if difference.same(answer.addresses, pool.options.listen) then return nil end
+  return answer.addresses
+end
+
+-- As if the script had said so.
+local function retarget(draft, pool, addresses)
+  local place, spec = draft.pools[pool], {}
+  for key, value in pairs(pool.spec) do spec[key] = value end
+  spec.options, spec.addresses = plain.copy(pool.spec.options), addresses
+  spec.options.listen, place.overlay.listen, place.spec = addresses, nil, spec
+end
+
+local function plan_of(instance, pool, assigned, addresses, targeted)
   local draft = settings.draft(instance)
+  if targeted then retarget(draft, pool, targeted) end
   settings.assign(draft, pool, assigned)
   local plan, err, data = settings.plan(instance, draft)
   if not plan then return nil, err, data end
@@ -83,8 +104,11 @@ function listening.relisten(instance, params, who)
   local started = core.now()
   return change(instance, "relisten", params, function(pool)
     local from = listeners.addresses(pool)
-    local addresses = given or instance.listeners:texts(pool)
-    local plan, err, data = plan_of(instance, pool, assigned_by(params, given), addresses)
+    local targeted, err, data
+    if not given then targeted, err, data = targets_of(instance, pool) end
+    if err then return nil, err, data end
+    local addresses, plan = given or targeted or instance.listeners:texts(pool)
+    plan, err, data = plan_of(instance, pool, assigned_by(params, given), addresses, targeted)
     if not plan then return nil, err, data end
     local ok
     ok, err, data = instance.changes:apply { entries = {}, settings = plan, cause = "relisten", who = who }

@@ -56,7 +56,7 @@ local function explain(child, err, what, seconds)
 end
 
 --- Does one job in a loader of its own.
----@param op "script"|"module"|"inline"|"on_listen"
+---@param op "script"|"module"|"inline"|"targets"|"on_listen"
 ---@param params table
 ---@param what string the script or module, for the error
 ---@param fds integer[]|nil descriptors that the job is about

@@ -33,6 +33,7 @@
 ---@field max_connections integer|false
 ---@field loop integer
 
+---@alias sockdrawer.Targeter fun(spec: { pool: string, args: table }): string|string[]|nil, string|nil
 ---@alias sockdrawer.Manager fun(info: sockdrawer.Arrival): boolean, string|nil
 
 ---@class sockdrawer.ServerOptions.control
@@ -138,6 +139,7 @@
 
 ---@class sockdrawer.PoolSettings.parts
 ---@field manager? string|sockdrawer.Manager says who comes in: a module or a function(info)
+---@field targeter? string|sockdrawer.Targeter gives the addresses in place of listen: a module or a function(spec)
 
 ---@class sockdrawer.PoolSettings
 ---@field listen? string|string[] where connections come from
