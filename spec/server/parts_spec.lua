@@ -129,6 +129,19 @@ describe("parts.manager", function()
     s:wait_log "only a task can wait"
   end)
 
+  it("that never answers is seen to be stuck: its worker is replaced", function()
+    local s = server.start {
+      script = script_with([[parts = { manager = function(info)
+        while info.sequence == 1 do end
+        return true
+      end },]], 1):gsub("loops = 1", "loops = 1, stall = 0.2, stall_kill = 0.5"),
+      files = { ["h.lua"] = ECHO },
+    }
+    assert.is_nil(enter(s))
+    s:wait_log "stuck"
+    assert.is_truthy(enter(s))
+  end)
+
   it("is swapped with its pool; connections stay, and a rollback brings the old one back", function()
     local s = start [[parts = { manager = "managers.odd" },]]
     local old = enter(s)
