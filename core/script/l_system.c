@@ -154,6 +154,13 @@ static int l_parent_death(lua_State *L) {
   return sd_l_failure(L, -ESRCH, "the parent is gone already");
 }
 
+/* block_signals(): those that come from now on wait, across an exec too. */
+static int l_block_signals(lua_State *L) {
+  sigset_t all;
+  sigfillset(&all);
+  return succeed(L, sigprocmask(SIG_SETMASK, &all, NULL));
+}
+
 /* unblock_signals(): those that came while this program took the place of another
  * are delivered now. */
 static int l_unblock_signals(lua_State *L) {
@@ -522,6 +529,7 @@ void sd_l_system_register(lua_State *L) {
   static const luaL_Reg functions[] = {
     { "ignore_signals", l_ignore_signals },
     { "kill", l_kill },
+    { "block_signals", l_block_signals },
     { "unblock_signals", l_unblock_signals },
     { "parent_death", l_parent_death },
     { "lookup_user", l_lookup_user },

@@ -13,6 +13,7 @@ local sync = require "sockdrawer.sync"
 local upgrade = {}
 
 local QUIET, ANSWERS, LOOK, SPARE = 2, 0.5, 0.005, 5
+local SETTLE = 0.01 -- a few turns of the loop
 
 -- ---------------------------------------------------------------- what is left to the successor
 
@@ -230,12 +231,22 @@ local function answer_others(instance, asking)
   until not instance.control:is_asked(asking) or core.now() >= deadline
 end
 
+-- A signal that this program has caught, but not yet obeyed, would end with it. So those to come are left to whoever is
+-- in charge afterwards, and those that came are obeyed first.
+local function try_to_leap(instance, ...)
+  core.block_signals()
+  core.park(SETTLE)
+  local _, err, busy = leap(instance, ...)
+  core.unblock_signals()
+  return nil, err, busy
+end
+
 local function leap_when_quiet(instance, ...)
   local deadline = core.now() + QUIET
-  local _, err, busy = leap(instance, ...)
+  local _, err, busy = try_to_leap(instance, ...)
   while busy and core.now() < deadline do
     core.park(LOOK)
-    _, err, busy = leap(instance, ...)
+    _, err, busy = try_to_leap(instance, ...)
   end
   return nil, err
 end
