@@ -434,7 +434,8 @@ static void start_over(sd_scoreboard *sb, uint32_t pool) {
   p->revision = 0;
   sd_split_clear(&p->split);
   sd_trial_watch(&p->trial, 0);
-  p->bucket = p->asked = 0;
+  p->bucket = 0;
+  p->asked = 0;
   memset(p->alarms, 0, sizeof p->alarms);
   sd_headcount_clear(headcount(sb, pool), sb->nslots);
 }
