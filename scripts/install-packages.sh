@@ -25,6 +25,8 @@ test   lua5.1              what luarocks itself runs on
 test   strace              makes system calls fail on purpose
 test   redis-tools         foreign clients for the small Redis
 test   git                 lists the files of the rock
+test   iproute2            ss: what the kernel says of listen sockets
+test   python3             a foreign program that passes sockets on
 check  clang               the second compiler
 check  clang-tidy          static analysis of C
 check  libclang-rt-14-dev  sanitizer runtime of clang
