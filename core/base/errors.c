@@ -14,6 +14,7 @@ static const struct {
   { SD_EOUTDATED, "outdated", "a newer generation is live" },
   { SD_ELIMIT, "limit", "longer than its limit allows" },
   { SD_EBUSY, "busy", "another task is already at it" },
+  { SD_EMESSAGE, "message", "a message has come" },
 };
 
 enum { OWN = sizeof own / sizeof own[0], LAST_ERRNO = 133 };

@@ -10,6 +10,7 @@ enum {
   SD_EOUTDATED = -20004, /* "outdated": a newer generation is live */
   SD_ELIMIT = -20005,    /* "limit" */
   SD_EBUSY = -20006,     /* "busy": somebody else reads already */
+  SD_EMESSAGE = -20007,  /* "message": one lies in the reader's mailbox */
 };
 
 /* The stable word of a failure: one of the above, else the errno name. */

@@ -160,6 +160,13 @@ static int l_channel_close(lua_State *L) {
   return 0;
 }
 
+/* pending() → bytes that wait to be sent. */
+static int l_channel_pending(lua_State *L) {
+  const l_channel *l = luaL_checkudata(L, 1, CHANNEL);
+  lua_pushnumber(L, (lua_Number)sd_buffer_length(&l->channel.out));
+  return 1;
+}
+
 /* handle() → its descriptor, if all that came has been received and all that was
  * sent has left; otherwise nil. */
 static int l_channel_handle(lua_State *L) {
@@ -177,7 +184,7 @@ static int channel_gc(lua_State *L) {
 }
 
 static const luaL_Reg channel_methods[] = { { "send", l_send }, { "receive", l_channel_receive },
-  { "handle", l_channel_handle }, { "close", l_channel_close }, { NULL, NULL } };
+  { "pending", l_channel_pending }, { "handle", l_channel_handle }, { "close", l_channel_close }, { NULL, NULL } };
 
 /* ---- lines from a pipe ---- */
 

@@ -34,6 +34,7 @@ l_conn *sd_l_conn_check(lua_State *L, int index) {
 static void check_gone(l_conn *c) {
   if (c->gone || !c->handler_over || c->conn.state != SD_CONN_CLOSED) return;
   c->gone = true;
+  sd_l_directory_remove(c);
   sd_disown(&c->owned);
   if (c->pool != NULL) sd_l_pool_conn_gone(c);
   sd_vm_unanchor(c);
@@ -104,6 +105,12 @@ static void finish(l_conn *c, sd_end why) {
   sd_conn_close(&c->conn);
 }
 
+static void tell_over(const l_conn *c, const char *error) {
+  if (sd_the_vm.on_task_over == LUA_NOREF) return;
+  sd_l_conn_push_id(sd_the_vm.L, c);
+  sd_task_tell_over(sd_end_name((sd_end)c->conn.end), error);
+}
+
 static void on_handler_end(sd_task *task, sd_task_end how, const char *error) {
   l_conn *c = (l_conn *)((char *)task - offsetof(l_conn, task));
   if (sd_l_move_go_on(c)) return;
@@ -114,6 +121,7 @@ static void on_handler_end(sd_task *task, sd_task_end how, const char *error) {
   }
   if (how == SD_TASK_FAILED) sd_task_report(task->serial, error, c);
   sd_conn_note_end(&c->conn, how == SD_TASK_FAILED ? SD_END_ERROR : judge(c));
+  if (task->watched) tell_over(c, error);
   if (c->pool != NULL) sd_l_pool_conn_over(c, how, error);
   fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
   run_on_close(c);
@@ -126,6 +134,7 @@ void sd_l_conn_serve(l_conn *c, lua_State *co, int nargs) {
   c->task.on_end = on_handler_end;
   sd_task_start(&c->task, co, nargs, NULL);
   if (c->born_loop == 0) c->serial = c->task.serial;
+  sd_l_directory_add(c);
 }
 
 void sd_l_conn_drain(l_conn *c) {
@@ -507,6 +516,30 @@ static int l_note(lua_State *L) {
   return 0;
 }
 
+/* _watch() → whether its handler still runs: then its end will be told to on_task_over. */
+static int l_watch(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  c->task.watched = true;
+  lua_pushboolean(L, !c->handler_over);
+  return 1;
+}
+
+/* _mail(there): whether its mailbox holds messages; ends a wait that they may end. */
+static int l_mail(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  c->has_mail = lua_toboolean(L, 2);
+  if (c->has_mail) sd_l_read_mail(c);
+  return 0;
+}
+
+/* _task(): the handle of its handler's task, or nil when that is over. */
+static int l_task(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  if (c->handler_over || c->task.state == SD_TASK_DONE) return 0;
+  sd_task_push_handle(L, &c->task);
+  return 1;
+}
+
 /* _ending(): what reason() would say if it ended now. */
 static int l_ending(lua_State *L) {
   const l_conn *c = sd_l_conn_check(L, 1);
@@ -545,6 +578,9 @@ static const luaL_Reg methods[] = {
   { "_cut", l_cut },
   { "_note", l_note },
   { "_ending", l_ending },
+  { "_watch", l_watch },
+  { "_mail", l_mail },
+  { "_task", l_task },
   { NULL, NULL },
 };
 
@@ -567,4 +603,5 @@ void sd_l_connection_register(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, "sockdrawer.connection.methods");
   lua_setfield(L, -2, "connection_methods");
   sd_l_move_register_core(L);
+  sd_l_directory_register(L);
 }

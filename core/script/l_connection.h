@@ -32,6 +32,8 @@ typedef struct {
   bool interrupt; /* draining may end it while nothing has arrived */
   bool follow;    /* newer code may end it there, and who wants to move it */
   bool driven;    /* the driver of callbacks waits: whatever is buffered goes along */
+  bool mail;      /* a message ends it */
+  bool resumes;   /* what a message interrupted: its time runs on */
   bool iterator;  /* partial input stays in the buffer, failure is one nil */
 } read_op;
 
@@ -46,6 +48,7 @@ struct l_conn {
   l_pool *pool; /* NULL: not accepted by a pool */
   l_generation *generation;
   l_conn *next, **link; /* in the pool's list */
+  l_conn *next_of_id;   /* in the directory */
   sd_owned owned;       /* outbound: ends with the task that opened it */
   uint64_t serial;
   uint32_t headcount; /* where its network is counted; 0: nowhere */
@@ -54,13 +57,15 @@ struct l_conn {
   l_generation *heir_generation;
   int32_t heir_args;
   int32_t born_loop, born_life; /* 0: here; else it has moved, and its id is from there */
+  uint32_t time_left;           /* milliseconds that a read had when a message interrupted it; 0: all */
   int32_t stopped;              /* what ended the last read, 0: nothing did */
   bool idle_out;                /* it was the idle timeout */
   bool draining, told;          /* the handler is to be told, was told */
   bool wanted, asked;           /* somebody waits for it to come between two messages; it was said */
   bool follows;                 /* it has read with `follow` */
   bool departed;                /* it lives on in another process */
-  bool handler_over, gone, has_extra, has_on_close;
+  bool has_mail, message_next;  /* its mailbox is not empty; the last event was not from there */
+  bool in_directory, handler_over, gone, has_extra, has_on_close;
 };
 
 /* Makes the userdata on top of L, anchored until its descriptor is closed. Takes
@@ -100,6 +105,7 @@ void sd_l_read_fail(l_conn *c, int err);
 bool sd_l_read_interrupt(l_conn *c);
 void sd_l_read_retime(l_conn *c);  /* timeouts, limits or the deadline have changed */
 bool sd_l_read_outdate(l_conn *c); /* newer code is live, or it is wanted: ends a wait that follows */
+void sd_l_read_mail(l_conn *c);    /* a message has come */
 
 /* ---- l_write.c ---- */
 void sd_l_write_register(lua_State *L);
@@ -117,6 +123,11 @@ l_lent *sd_l_lent_new(lua_State *L);
 l_lent *sd_l_lent_test(lua_State *L, int index); /* NULL for anything else */
 bool sd_l_lent_take_block(l_lent *lent);         /* false: out of memory */
 void sd_l_lent_give_back(l_lent *lent);
+
+/* ---- l_directory.c: connections by their ids ---- */
+void sd_l_directory_add(l_conn *c);
+void sd_l_directory_remove(l_conn *c); /* harmless for one that is not in it */
+void sd_l_directory_register(lua_State *L);
 
 void sd_l_pipe_register(lua_State *L);    /* method pipe */
 void sd_l_connect_register(lua_State *L); /* core.connect, core.accept_loop */

@@ -225,9 +225,11 @@ static void unpack_id(lua_State *L, int index, l_conn *c) {
   int loop, life;
   unsigned long serial;
   if (id != NULL && sscanf(id, "%d.%d.%lu", &loop, &life, &serial) == 3) {
-    c->born_loop = loop;
-    c->born_life = life;
+    bool own = strncmp(id, sd_the_vm.id_prefix, strlen(sd_the_vm.id_prefix)) == 0; /* it has come back */
+    c->born_loop = own ? 0 : loop;
+    c->born_life = own ? 0 : life;
     c->serial = serial;
+    if (own) c->task.serial = serial;
   }
   lua_pop(L, 1);
 }

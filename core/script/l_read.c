@@ -21,6 +21,8 @@ static void forget_needle(read_op *op) {
 
 static int succeed(l_conn *c) {
   c->stopped = 0;
+  c->time_left = 0;
+  c->message_next = true; /* if there is one: neither starves the other */
   c->conn.active = sd_loop_now(c->conn.loop);
   sd_conn_count_read(&c->conn);
   return 1;
@@ -267,6 +269,14 @@ static int say_outdated(l_conn *c, lua_State *to) {
   return give_up(c, to, SD_EOUTDATED, 0);
 }
 
+/* Messages never move the idle timer: what the wait has left is kept for the next. */
+static int say_message(l_conn *c, lua_State *to, bool waited) {
+  uint64_t now = sd_loop_now(c->conn.loop), due = c->conn.read_deadline;
+  if (waited) c->time_left = due == 0 ? 0 : due > now ? (uint32_t)(due - now) : 1;
+  c->message_next = false;
+  return sd_push_failure(to, SD_EMESSAGE);
+}
+
 /* When the wait is over: the operation's own timeout, or the idle one, and the
  * connection's deadline, whichever is first. False when that is now already. */
 static bool set_deadline(l_conn *c) {
@@ -275,6 +285,7 @@ static bool set_deadline(l_conn *c) {
   uint64_t now = sd_loop_now(c->conn.loop), when = 0, last = c->conn.deadline;
   int64_t ms = c->op.timeout < 0 ? (int64_t)c->conn.idle : c->op.timeout;
   c->idle_out = false;
+  if (c->op.resumes && c->time_left > 0) ms = c->time_left;
   if (ms > 0) when = now + (uint64_t)ms;
   if (last != 0 && last <= now) return false;
   if (last != 0 && (when == 0 || last < when)) when = last;
@@ -290,9 +301,12 @@ static int perform(lua_State *L, l_conn *c, sd_task *task) {
    * must not keep it from following. */
   if (c->op.follow && c->conn.state == SD_CONN_OPEN && is_outdated(c))
     n = say_outdated(c, L);
+  else if (c->op.mail && c->has_mail && c->message_next)
+    n = say_message(c, L, false);
   else if (!tired)
     n = try_op(c, L);
   if (n == 0 && may_interrupt(c)) n = say_shutdown(c, L);
+  if (n == 0 && c->op.mail && c->has_mail) n = say_message(c, L, false);
   if (n == 0 && !set_deadline(c)) n = give_up(c, L, SD_ETIMEOUT, SIZE_MAX);
   if (n > 0) {
     forget_needle(&c->op);
@@ -359,6 +373,14 @@ bool sd_l_read_outdate(l_conn *c) {
   stop_waiting(c);
   sd_task_wake(task, n);
   return true;
+}
+
+void sd_l_read_mail(l_conn *c) {
+  if (c->reader == NULL || !c->op.mail) return;
+  sd_task *task = c->reader;
+  int n = say_message(c, task->co, true);
+  stop_waiting(c);
+  sd_task_wake(task, n);
 }
 
 bool sd_l_read_interrupt(l_conn *c) {
@@ -542,19 +564,36 @@ static int l_unread(lua_State *L) {
   return 1;
 }
 
-/* _read_message(kind | nil, idle | nil): the wait of callbacks between messages. */
+static void take_patience(lua_State *L, int index, read_op *op) {
+  if (lua_isnumber(L, index)) {
+    double seconds = lua_tonumber(L, index);
+    op->timeout = seconds < 4e6 ? (int64_t)(seconds * 1000 + 0.999) : 0;
+    if (op->timeout == 0 && seconds < 4e6) op->timeout = 1;
+  } else if (lua_isboolean(L, index)) {
+    op->timeout = 0;
+  }
+}
+
+/* _await(seconds | nil): until there is something; takes nothing. */
+static int l_await(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  read_op op = { .kind = READ_PEEK, .max = 1, .timeout = -1, .interrupt = true, .mail = true };
+  take_patience(L, 2, &op);
+  return perform_as(L, c, &op, "conn:wait");
+}
+
+/* _read_message(kind | nil, idle | nil, resumes, driven, mail): the wait between two messages of
+ * the peer's. With `mail` one in the mailbox ends it too: nil, "message"; `resumes`: what that
+ * ended had a part of its time left, which is what there is now. */
 static int l_read_message(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   read_op op = lua_isnoneornil(L, 2) ? some(c) : framed(L, c, 2);
-  op.interrupt = op.follow = op.driven = true;
-  if (lua_isnumber(L, 3)) {
-    double seconds = lua_tonumber(L, 3);
-    op.timeout = seconds < 4e6 ? (int64_t)(seconds * 1000 + 0.999) : 0;
-    if (op.timeout == 0 && seconds < 4e6) op.timeout = 1;
-  } else if (lua_isboolean(L, 3)) {
-    op.timeout = 0;
-  }
-  return perform_as(L, c, &op, "a callback");
+  op.interrupt = true;
+  op.resumes = lua_toboolean(L, 4);
+  op.follow = op.driven = lua_toboolean(L, 5);
+  op.mail = lua_toboolean(L, 6);
+  take_patience(L, 3, &op);
+  return perform_as(L, c, &op, op.driven ? "a callback" : "conn:event");
 }
 
 /* ---- iterators: a closure over the connection and its standing order ---- */
@@ -638,6 +677,7 @@ void sd_l_read_register(lua_State *L) {
     { "peek", l_peek },
     { "unread", l_unread },
     { "_read_message", l_read_message },
+    { "_await", l_await },
     { "chunks", l_chunks },
     { "lines", l_lines },
     { "frames", l_frames },

@@ -61,6 +61,14 @@ static int l_detach(lua_State *L) {
   return 0;
 }
 
+/* watch() → whether it still runs: then its end will be told to on_task_over. */
+static int l_watch(lua_State *L) {
+  sd_task *task = check_handle(L)->task;
+  if (task != NULL) task->watched = true;
+  lua_pushboolean(L, task != NULL);
+  return 1;
+}
+
 static int l_status(lua_State *L) {
   static const char *const names[] = { "ready", "running", "waiting", "done" };
   sd_task *task = check_handle(L)->task;
@@ -72,6 +80,7 @@ static const luaL_Reg handle_methods[] = {
   { "wake", l_wake },
   { "cancel", l_cancel },
   { "detach", l_detach },
+  { "watch", l_watch },
   { "status", l_status },
   { NULL, NULL },
 };
@@ -133,16 +142,18 @@ static int l_current(lua_State *L) {
 
 /* ---- waiting ---- */
 
+/* park([seconds [, interruptible]]): until it is woken; draining ends it if it may. */
 static int l_park(lua_State *L) {
   sd_task *task = sd_task_here(L, "park");
   if (!lua_isnoneornil(L, 1)) sd_task_set_timeout(task, sd_check_ms(L, 1));
+  task->interruptible = lua_toboolean(L, 2);
   return sd_task_wait(L, task, &parked, NULL);
 }
 
 static int l_sleep(lua_State *L) {
   sd_task *task = sd_task_here(L, "sleep");
   sd_task_set_timeout(task, sd_check_ms(L, 1));
-  task->sleeping = true;
+  task->sleeping = task->interruptible = true;
   return sd_task_wait(L, task, NULL, NULL);
 }
 
@@ -200,6 +211,12 @@ static int l_on_task_error(lua_State *L) {
   return 0;
 }
 
+/* on_task_over(fn): fn(id, why | nil, error | nil) when a watched task has ended. */
+static int l_on_task_over(lua_State *L) {
+  sd_the_vm.on_task_over = sd_vm_keep(L, 1, sd_the_vm.on_task_over);
+  return 0;
+}
+
 static int l_loading(lua_State *L) {
   bool before = sd_the_vm.loading;
   sd_the_vm.loading = lua_toboolean(L, 1);
@@ -243,6 +260,7 @@ static const luaL_Reg functions[] = {
   { "loading", l_loading },
   { "identify", l_identify },
   { "on_task_error", l_on_task_error },
+  { "on_task_over", l_on_task_over },
   { NULL, NULL },
 };
 

@@ -209,7 +209,7 @@ bool sd_task_run_ready(void *unused) {
 }
 
 static void finish_wait(sd_task *task) {
-  task->sleeping = false;
+  task->sleeping = task->interruptible = false;
   task->unwait = NULL;
   task->waiting_for = NULL;
   sd_timers_disarm(&sd_the_vm.loop.timers, &task->timer);
@@ -245,7 +245,8 @@ static void cancel_owned(sd_owned *owned) {
 
 static void interrupt_owned(sd_owned *owned) {
   sd_task *task = (sd_task *)owned;
-  if (task->sleeping && task->state == SD_TASK_WAITING) sd_task_wake(task, sd_push_failure(task->co, SD_ESHUTDOWN));
+  if (task->interruptible && task->state == SD_TASK_WAITING)
+    sd_task_wake(task, sd_push_failure(task->co, SD_ESHUTDOWN));
   sd_owner_interrupt(&task->children);
 }
 
@@ -274,8 +275,22 @@ void sd_task_start(sd_task *task, lua_State *co, int nargs, sd_owner *owner) {
   enqueue(task);
 }
 
+void sd_task_tell_over(const char *why, const char *error) {
+  lua_State *L = sd_the_vm.L;
+  lua_State *co = sd_task_coroutine();
+  lua_rawgeti(co, LUA_REGISTRYINDEX, sd_the_vm.on_task_over);
+  lua_xmove(L, co, 1);
+  lua_pushstring(co, why); /* NULL: nil */
+  lua_pushstring(co, error);
+  sd_task_spawn(co, 3, NULL);
+}
+
 static void on_spawned_end(sd_task *task, sd_task_end how, const char *error) {
   if (how == SD_TASK_FAILED) sd_task_report(task->serial, error, task->conn);
+  if (task->watched && sd_the_vm.on_task_over != LUA_NOREF) {
+    sd_vm_push_id(sd_the_vm.L, task->serial);
+    sd_task_tell_over(how == SD_TASK_DROPPED ? "cancelled" : NULL, error);
+  }
   free(task);
 }
 

@@ -57,8 +57,10 @@ struct sd_task {
   unsigned epoch;                      /* when it started */
   uint16_t pending;                    /* values on co for the resume to come */
   uint8_t state;
-  bool doomed;   /* to be dropped at its next wait */
-  bool sleeping; /* waits in a sleep, which draining interrupts */
+  bool doomed;        /* to be dropped at its next wait */
+  bool sleeping;      /* its timer is no failure: it slept to the end */
+  bool interruptible; /* draining ends its wait */
+  bool watched;       /* somebody wants to hear of its end: vm->on_task_over */
 };
 
 /* A coroutine, spare or new, anchored. Put function and arguments on it. */
@@ -102,6 +104,10 @@ void sd_task_push_mark(lua_State *L);
 
 /* Pushes the handle of a task: how Lua names it. */
 void sd_task_push_handle(lua_State *L, sd_task *task);
+
+/* Tells Lua's on_task_over of the end of a watched one: its id is on top of the main
+ * state and is taken. `why` is a reason, or NULL for the end of a function. */
+void sd_task_tell_over(const char *why, const char *error);
 
 /* Pushes the connection that the running task works for, or nil. */
 void sd_task_push_connection(lua_State *L, const sd_task *task);

@@ -18,7 +18,7 @@ int sd_vm_open(lua_State *L) {
   vm->L = L;
   vm->ready_tail = &vm->ready;
   vm->loop.on_turn = sd_task_run_ready;
-  vm->on_task_error = LUA_NOREF;
+  vm->on_task_error = vm->on_task_over = LUA_NOREF;
   snprintf(vm->id_prefix, sizeof vm->id_prefix, "0.%x.", (unsigned)getpid());
   lua_newtable(L);
   vm->anchors = luaL_ref(L, LUA_REGISTRYINDEX);

@@ -26,13 +26,13 @@ typedef struct {
   sd_task *ready, **ready_tail;
   unsigned nready;
   bool loading; /* a module body runs: nothing may wait */
-  sd_ref on_task_error;
+  sd_ref on_task_error, on_task_over;
   sd_ref anchors;                  /* table: light userdata → the object it names */
   lua_State *spares[SD_VM_SPARES]; /* coroutines that ended well */
   int nspares;
   unsigned epoch;            /* of spares: see sd_task_new_epoch */
   uint64_t serial;           /* of tasks and connections */
-  char id_prefix[32];        /* makes ids unique over loops and restarts */
+  char id_prefix[32];        /* makes ids unique over loops and restarts: "loop.life." */
   sd_scoreboard *scoreboard; /* NULL in who has no slot */
 } sd_vm;
 

@@ -4,11 +4,16 @@
 -- things: what to read next, which callback an event goes to, and what a result means. The end is not its business:
 -- however the connection ended, the core calls `finish` once, and that alone calls handle_close.
 
+local active = require "sockdrawer.messages.events"
 local core = require "sockdrawer.core"
+local mailbox = require "sockdrawer.messages.mailbox"
 local shape = require "sockdrawer.generation.shape"
 local wishes = require "sockdrawer.wishes"
 
 local callbacks = {}
+
+-- Words of waits that are not over.
+local INTERRUPTED = { shutdown = true, outdated = true, message = true }
 
 -- Results. Each takes the session and what the callback returned behind the word.
 
@@ -24,11 +29,12 @@ end
 
 local function set_timeout(session, timeout)
   if type(timeout) ~= "table" then
-    session.once = seconds_or_off(timeout)
+    session.once, session.resumes = seconds_or_off(timeout), false
     return
   end
   if timeout.idle == nil then error("a timeout table needs `idle`", 0) end
   session.idle, session.once = seconds_or_off(timeout.idle), nil
+  session.resumes = false
 end
 
 local results = {}
@@ -124,6 +130,19 @@ function events.limit(session, conn)
   return tell_error(session, conn, "limit")
 end
 
+-- Before the callback, so that it may choose another timeout.
+function events.message(session, conn)
+  local box = mailbox.find(conn.id)
+  local message = box and box:take()
+  session.resumes = true
+  if message ~= nil then return apply(session, session.handler.handle_message(conn, message, session.state)) end
+end
+
+function events.passive(session, conn)
+  local handle_passive = session.handler.handle_passive
+  if handle_passive then return apply(session, handle_passive(conn, session.state)) end
+end
+
 -- Somebody wants it to go on elsewhere, and it is between two callbacks. A wish that comes true does not return.
 function events.outdated(session, conn)
   for wish in wishes.each(conn) do wish(conn, session) end
@@ -149,6 +168,8 @@ local waiting = {}
 -- a drain, or the timeout that the handler asked for.
 function callbacks.wait_end(session, conn, timeout)
   local task, id = core.current(), conn.id
+  local box = session.handler.handle_message and mailbox.find(id)
+  if box and box:count() > 0 then return nil, "message" end
   if not session.watched then
     session.watched = true
     conn:on_close(function() task:wake() end)
@@ -160,8 +181,14 @@ function callbacks.wait_end(session, conn, timeout)
   return nil, why or "closed"
 end
 
-local function interrupt(conn, word)
-  local task = waiting[conn.id]
+-- To a task that waits for no bytes.
+mailbox.on_first(function(id) callbacks.interrupt(id, "message") end)
+
+--- Ends such a wait.
+---@param id string
+---@param word string
+function callbacks.interrupt(id, word)
+  local task = waiting[id]
   if task then task:wake(nil, word) end
 end
 
@@ -169,7 +196,7 @@ end
 ---@param conn table
 function callbacks.drain(conn)
   conn:_drain()
-  interrupt(conn, "shutdown")
+  callbacks.interrupt(conn.id, "shutdown")
 end
 
 --- Asks for something that is done when the connection is between two callbacks, or at its `become`.
@@ -177,25 +204,31 @@ end
 ---@param wish fun(conn: table, session: table|nil, carried: table|nil) returns if nothing came of it
 function callbacks.wish(conn, wish)
   wishes.add(conn, wish)
-  interrupt(conn, "outdated")
+  callbacks.interrupt(conn.id, "outdated")
 end
 
 -- One wait, and what came of it. An interrupted wait is not over: its timeout stands.
 local function step(session, conn)
-  local timeout = next_timeout(session)
+  if active.turns_passive(conn) then return events.passive(session, conn) end
+  local timeout, resumes = next_timeout(session), session.resumes
   local data, err, partial
-  if session.eof then
+  session.resumes = false
+  if session.eof or not active.wants_data(conn) then
     data, err = callbacks.wait_end(session, conn, timeout)
   else
-    data, err, partial = conn:_read_message(session.handler.frames, timeout)
+    local handler = session.handler
+    data, err, partial = conn:_read_message(handler.frames, timeout, resumes, true, handler.handle_message ~= nil)
   end
-  if data then return on_data(session, conn, data) end
+  if data then
+    active.count(conn)
+    return on_data(session, conn, data)
+  end
   if err == "closed" and conn:reason() then -- by us: a callback, the operator, a deadline
     session.ended = conn:reason()
     return
   end
   if partial and err ~= "limit" then conn:unread(partial) end -- a frame may still become whole
-  if (err == "shutdown" or err == "outdated") and timeout ~= session.idle then session.once = timeout end
+  if INTERRUPTED[err] and timeout ~= session.idle then session.once = timeout end
   return (events[err] or on_failure)(session, conn, err)
 end
 

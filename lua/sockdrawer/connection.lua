@@ -2,8 +2,10 @@
 
 local core = require "sockdrawer.core"
 
+local events = require "sockdrawer.messages.events"
 local migration = require "sockdrawer.migration"
 local moving = require "sockdrawer.moving"
+local post = require "sockdrawer.messages.post"
 
 local methods = core.connection_methods
 
@@ -16,10 +18,19 @@ for name, text in pairs(INSTEAD) do
   methods[name] = function() error(("conn.%s does not exist: use %s"):format(name, text), 2) end
 end
 
-for name in ([[post event wait active sendfile starttls tls datagrams write_to uncount]]):gmatch "%S+" do
+for name in ([[sendfile starttls tls datagrams write_to uncount]]):gmatch "%S+" do
   methods[name] = function() error(("conn:%s is not available yet"):format(name), 2) end
 end
 
+--- conn:post(message): puts it into the mailbox of the connection's handler. Never waits.
+---@param conn table
+---@param message any plain data
+---@return true|nil, string|nil err "closed", "limit"
+function methods.post(conn, message)
+  return post.send(conn.id, message)
+end
+
+methods.event, methods.wait, methods.active = events.event, events.wait, events.active
 methods.become = migration.become
 methods.move = moving.request
 

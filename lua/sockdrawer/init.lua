@@ -2,6 +2,9 @@
 
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
+local mailbox = require "sockdrawer.messages.mailbox"
+local post = require "sockdrawer.messages.post"
+local relations = require "sockdrawer.messages.relations"
 local runtime = require "sockdrawer.runtime"
 local tasks = require "sockdrawer.tasks"
 
@@ -50,6 +53,26 @@ function sd.state(name)
   end
   return state
 end
+
+-- Messages, and what the end of one means to others. No code that loads has a task that could take part.
+
+local messages = {
+  self = core.self,
+  send = post.send,
+  receive = function(seconds, match) return mailbox.own():receive(seconds, match) end,
+  link = relations.link, unlink = relations.unlink, exit = relations.exit, trap = relations.trap,
+  monitor = relations.monitor, demonitor = relations.demonitor,
+}
+
+local function in_a_task(name, fn)
+  return function(...)
+    if runtime.loading_scope() then error(("sd.%s cannot be used while code loads"):format(name), 2) end
+    if not core.current() then error(("sd.%s needs a task around it: see sd.spawn"):format(name), 2) end
+    return fn(...)
+  end
+end
+
+for name, fn in pairs(messages) do sd[name] = in_a_task(name, fn) end
 
 -- The world.
 
@@ -117,8 +140,7 @@ sd.ctl = setmetatable({}, {
 })
 
 -- What later stages bring says so, in place of "attempt to call a nil value".
-for name in ([[self send receive link unlink monitor exit trap register whereis unregister supervisor topic shared
-    channel select limiter work on]]):gmatch "%S+" do
+for name in ([[register whereis unregister supervisor topic shared channel select limiter work on]]):gmatch "%S+" do
   sd[name] = function() error(("sd.%s is not available yet"):format(name), 2) end
 end
 

@@ -8,10 +8,11 @@
 local callbacks = require "sockdrawer.callbacks"
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
+local mesh = require "sockdrawer.mesh"
 local migration = require "sockdrawer.migration"
 local runtime = require "sockdrawer.runtime"
 local sync = require "sockdrawer.sync"
-local wire = require "sockdrawer.wire"
+local whereabouts = require "sockdrawer.messages.whereabouts"
 local wishes = require "sockdrawer.wishes"
 
 local moving = {}
@@ -27,21 +28,22 @@ Moving.__index = Moving
 -- conn:move is a method of every connection, and there is one worker in a process.
 local here
 
+-- What other loops may ask: fn(self, params, fds, loop).
+local answers = {}
+
 ---@param serving sockdrawer.Serving
 ---@param fetch fun(pool: string, generation: integer): table|nil, string|nil asks for a generation that is not here
 ---@return sockdrawer.Moving
 function moving.new(serving, fetch)
   here = setmetatable({
-    serving = serving, fetch = fetch, loops = {}, holds = {}, unwanted = {}, last_token = 0,
+    serving = serving, fetch = fetch, holds = {}, unwanted = {}, last_token = 0,
     on_the_way = 0, -- connections that have left here, and nobody has said yet that they arrived
-    gone_to = {}, -- connections that were born here and have left: id → loop
   }, Moving)
-  core.on_gone(function(id) here:_ended(id) end)
   core.on_hand(function(...) here:_hand(...) end)
   return here
 end
 
--- ---------------------------------------------------------------- the mesh
+-- ---------------------------------------------------------------- promises to others
 
 local function release(self, token)
   local hold = self.holds[token]
@@ -60,34 +62,6 @@ local function release_all(self, loop)
   for token, hold in pairs(self.holds) do
     if hold.loop == loop then release(self, token) end
   end
-end
-
-local answers = {}
-
-local function answers_to(self, loop)
-  local handlers = {}
-  for op, answer in pairs(answers) do
-    handlers[op] = function(params, fds) return answer(self, params, fds or {}, loop) end
-  end
-  return handlers
-end
-
---- Another worker can be reached through `fd`.
----@param other { loop: integer, slot: integer, pid: integer }
----@param fd integer|nil
-function Moving:join(other, fd)
-  if not fd then return end -- it was sent, but there was no room for it here
-  local loop = { number = other.loop, slot = other.slot, pid = other.pid }
-  local handlers = answers_to(self, loop)
-  function handlers.closed()
-    release_all(self, loop)
-    if self.loops[other.loop] ~= loop then return end
-    self.loops[other.loop] = nil
-    core.reach(loop.slot, 0)
-  end
-  loop.peer = wire.new(core.channel(fd), handlers)
-  self.loops[other.loop] = loop
-  core.reach(loop.slot, loop.pid)
 end
 
 -- ---------------------------------------------------------------- arriving
@@ -126,25 +100,19 @@ function answers.unwelcome(self, params)
   if not release(self, params.token) then self.unwanted[params.token] = true end
 end
 
-function answers.arrive(self, params, fds)
+function answers.arrive(self, params, fds, loop)
   local hold = self.holds[params.token]
   local pool, number = hold.pool, hold.generation
   local loaded = pool.generations[number]
   local conn, err = pool.core:admit(fds[1] or -1, number, params.packed, loaded.resume, loaded.args, params.carried)
   release(self, params.token)
   if not conn then return nil, err end
-  self:_tell_birthplace(params.packed.id, runtime.loop)
+  whereabouts.arrived(conn.id, params.luggage, loop)
   if self.retiring then self:evacuate() end
   return true
 end
 
 -- ---------------------------------------------------------------- just accepted
-
-local function at_slot(self, slot)
-  for _, loop in pairs(self.loops) do
-    if loop.slot == slot then return loop end
-  end
-end
 
 -- What was accepted and counted goes to its handler here.
 local function serve(self, name, number, fd, headcount)
@@ -170,7 +138,7 @@ local function avoid(self, loop, answer)
   core.reach(loop.slot, 0)
   core.spawn(function()
     answer:wait()
-    if self.loops[loop.number] == loop then core.reach(loop.slot, loop.pid) end
+    if mesh.loops[loop.number] == loop then core.reach(loop.slot, loop.pid) end
   end):detach()
 end
 
@@ -203,7 +171,7 @@ end
 function Moving:_hand(name, number, fd, headcount)
   local pool = self.serving.pools[name]
   local slot, pid = pool.core:assign(fd, headcount)
-  local loop = slot and at_slot(self, slot)
+  local loop = slot and mesh.at_slot(slot)
   if loop and offer(self, loop, name, number, fd, headcount) or slot and not take_back(self, pool, slot, pid) then
     core.close(fd)
   elseif not serve(self, name, number, fd, headcount) then
@@ -212,34 +180,13 @@ function Moving:_hand(name, number, fd, headcount)
   pool.core:handed(number)
 end
 
--- ---------------------------------------------------------------- the loop of birth
-
-function Moving:_tell_birthplace(id, loop)
-  local born = tonumber(id:match "^(%d+)%.")
-  if born == runtime.loop then
-    self.gone_to[id] = loop ~= born and loop or nil
-  elseif self.loops[born] then
-    self.loops[born].peer:cast("went", { id = id, loop = loop })
-  end
-end
-
-function answers.went(self, params)
-  self.gone_to[params.id] = params.loop
-end
-
-function Moving:_ended(id)
-  self:_tell_birthplace(id, nil)
-end
+-- ---------------------------------------------------------------- who is where
 
 --- The open connection of that id, if it is here.
 ---@param id string
 ---@return table|nil conn
-function Moving:find(id)
-  for _, pool in pairs(self.serving.pools) do
-    for _, row in ipairs(pool.core:connections()) do
-      if row.id == id then return row.conn end
-    end
-  end
+function Moving.find(_, id)
+  return core.find_connection(id)
 end
 
 --- Where a connection is, as far as it is known here.
@@ -247,7 +194,7 @@ end
 ---@return { here: boolean|nil, loop: integer|nil }|nil
 function Moving:where(id)
   if self:find(id) then return { here = true } end
-  return { loop = self.gone_to[id] }
+  return { loop = whereabouts.gone_to(id) }
 end
 
 -- ---------------------------------------------------------------- leaving
@@ -278,7 +225,7 @@ local function packed(conn, session, carried, move)
   local whole
   whole, err = conn:_pack()
   if not whole then return nil, err end
-  return { token = move.token, packed = whole, carried = along }
+  return { token = move.token, packed = whole, carried = along, luggage = whereabouts.pack(conn.id) }
 end
 
 -- Between two messages. It returns only if the connection stays.
@@ -295,9 +242,9 @@ local function leave(self, conn, session, carried, move)
     if not core_pool:pass(loop.slot, loop.pid, self.slot, pid) then conn:_depart() end
     return move.left:resolve(nil, why)
   end
-  if conn.id:match "^(%d+)%." == tostring(runtime.loop) then self.gone_to[conn.id] = loop.number end
   move.arrival = arrival
   self.on_the_way = self.on_the_way + 1 -- at once: this loop must not leave before it is heard of
+  whereabouts.departed(conn.id, loop)
   move.left:resolve(true)
   conn:_depart()
 end
@@ -336,7 +283,10 @@ local function attempt(self, conn, loop, due)
     return nil, err
   end
   local arrived, why = move.arrival:wait(ARRIVAL)
-  self.on_the_way = self.on_the_way - 1
+  core.spawn(function()
+    whereabouts.settle(conn.id, loop)
+    self.on_the_way = self.on_the_way - 1
+  end):detach()
   return arrived, why
 end
 
@@ -347,11 +297,12 @@ end
 ---@return true|nil, string|nil err
 function Moving:move(conn, number, deadline)
   if number == runtime.loop then return true end
-  local loop, due = self.loops[number], core.now() + (deadline or DEADLINE)
+  local loop, due = mesh.loops[number], core.now() + (deadline or DEADLINE)
   if not loop then return nil, no_loop(number) end
   local why = cannot_leave(conn)
   if why then return nil, why end
   local ok, err
+  whereabouts.wait_settled(conn.id, due)
   repeat ok, err = attempt(self, conn, loop, due) until err ~= "again"
   return ok, err
 end
@@ -364,7 +315,7 @@ end
 local function see_off(self, pool, conn)
   while may_leave(conn) do
     local slot = pool.core:refuge()
-    local loop = slot and at_slot(self, slot)
+    local loop = slot and mesh.at_slot(slot)
     if loop and self:move(conn, loop.number, PATIENCE) then return end
     core.park(TRY_AGAIN)
   end
@@ -391,6 +342,12 @@ function Moving:is_busy()
   return self.on_the_way > 0 or next(self.holds) ~= nil
 end
 
+for op, answer in pairs(answers) do
+  mesh.answer(op, function(params, fds, loop) return answer(here, params, fds, loop) end)
+end
+
+mesh.on_left(function(loop) release_all(here, loop) end)
+
 --- conn:move(loop): leaves for another loop when it is between two messages. Does not wait for it.
 ---@param conn table
 ---@param number integer
@@ -398,7 +355,7 @@ end
 function moving.request(conn, number)
   if type(number) ~= "number" then error("conn:move: a loop's number was expected, not a " .. type(number), 2) end
   if number == runtime.loop then return true end
-  if not here or not here.loops[number] then return nil, no_loop(number) end
+  if not here or not mesh.loops[number] then return nil, no_loop(number) end
   local why = cannot_leave(conn)
   if why then return nil, why end
   core.spawn(function()

@@ -10,9 +10,11 @@ local runtime = {
   role = "none", -- "worker", "loader" or "supervisor"; user code sees these four as sd.role and so on
   loop = 0,
   loops = 0,
+  incarnation = 0, -- which of the worker's lives; with the loop's number it begins the ids of what was born here
   name = "",
   loading = nil,   -- while a script or module loads: its scope
   supervisor_uid = nil, -- in a loader: its own may be that of sd.server{ user = }
+  limits_of = nil, -- fn(pool) → its limits, in a worker
   control = nil,   -- fn(verb, params) → result | nil, err, data: asks the instance
   states = {},     -- the tables of sd.state, which outlive every generation
 }

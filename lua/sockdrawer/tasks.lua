@@ -16,6 +16,7 @@ end
 
 ---@class sockdrawer.Task
 ---@field id string|nil nil until it has begun
+---@field conn table|nil the connection that it ends with
 local Task = {}
 Task.__index = Task
 
@@ -74,7 +75,9 @@ local function begin_here(self)
   local parent = current()
   if parent then
     parent.children[self] = true
-    self.parent, self.origin = parent, parent.origin
+    self.parent, self.origin, self.conn = parent, parent.origin, parent.conn
+  else
+    self.conn = core.connection()
   end
   adopt(self, core.spawn(body, self, self.fn, unpack(self.arguments, 1, self.count)))
 end
@@ -87,6 +90,14 @@ function tasks.spawn(fn, ...)
   local scope = runtime.loading_scope()
   if scope then scope:add(self) else begin_here(self) end
   return self
+end
+
+--- The task of that id, if it is one of this loop's and runs.
+---@param id string
+---@return sockdrawer.Task|nil
+function tasks.find(id)
+  local self = running[id]
+  return self and self.handle:status() ~= "done" and self or nil
 end
 
 --- Waits for its end.
@@ -107,8 +118,17 @@ end
 function Task:detach()
   if not self.handle then return self end -- one that is only noted belongs to its generation in any case
   self.handle:detach()
+  self.conn = nil
   leave_parent(self)
   return self
+end
+
+-- A connection and what its handler has started end together, unless somebody waits to hear how it went.
+local function take_along(self)
+  if not self.conn or #self.outcome.waiters > 0 or self.conn:reason() then return end
+  local handler = self.conn:_task()
+  self.conn:_note "error"
+  if handler then handler:cancel() end
 end
 
 --- A task of the core ended by a raise: its waiters get the message.
@@ -118,6 +138,7 @@ end
 function tasks.failed(id, text)
   local self = running[id]
   if not self then return nil end
+  take_along(self)
   abandon(self, (text:gsub("\nstack traceback:.*", "")))
   return self.origin
 end

@@ -7,6 +7,7 @@ local core = require "sockdrawer.core"
 local cidr = require "sockdrawer.cidr"
 local drain = require "sockdrawer.drain"
 local log = require "sockdrawer.log"
+local mesh = require "sockdrawer.mesh"
 local migration = require "sockdrawer.migration"
 local moving = require "sockdrawer.moving"
 local runtime = require "sockdrawer.runtime"
@@ -90,7 +91,7 @@ local function attach(self, params)
 end
 
 local function settle(params)
-  for _, key in ipairs { "name", "loop", "loops" } do runtime[key] = params[key] end
+  for _, key in ipairs { "name", "loop", "loops", "incarnation" } do runtime[key] = params[key] end
   runtime.role = "worker"
 end
 
@@ -238,8 +239,8 @@ end
 
 -- Going on with other code, or on another loop.
 
-function operations.mesh(self, params, fds)
-  self.moving:join(params, fds[1])
+function operations.mesh(_, params, fds)
+  mesh.join(params, fds[1])
   return true
 end
 
@@ -357,6 +358,10 @@ function worker.start(channel, options)
     self.peer:cast("drained_generation", { pool = pool, generation = number })
   end, report)
   migration.pools = self.serving.pools
+  runtime.limits_of = function(name)
+    local pool = self.serving.pools[name]
+    return pool and pool.options.limits
+  end
   self.moving = moving.new(self.serving, function(pool, number)
     return self.peer:call("generation", { pool = pool, generation = number })
   end)

@@ -245,7 +245,7 @@ describe("what a handler raises", function()
       conn:read()
     end)
     assert.matches("in a task", client:error())
-    assert.equal("peer", client:close())
+    assert.equal("error", client:close())
   end)
 end)
 

@@ -148,7 +148,7 @@ describe("the types for editors", function()
   end)
 
   it("have the callbacks of handlers", function()
-    local LATER = { handle_message = true, handle_datagram = true }
+    local LATER = { handle_datagram = true }
     local _, err = shape.check {}
     local known = {}
     for name in err:gmatch "handle_%w+" do known[name] = not LATER[name] or nil end

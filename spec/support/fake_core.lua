@@ -56,6 +56,11 @@ local function new_core()
   function core.new_epoch() end
   function core.getuid() return 0 end
   function core.getpid() return 1 end
+  -- What modules ask for when they are loaded: nothing ever happens here.
+  function core.connection() end
+  function core.on_gone() end
+  function core.on_task_over() end
+  function core.reach() end
   function core.close(fd) core.closed = core.closed or {}; table.insert(core.closed, fd) end
 
   local function step(entry)

@@ -59,6 +59,60 @@ function sd.spawn(fn, ...) end
 ---@return any ... what resolve was given
 function sd.await(start) end
 
+--- The id of the running task; in a handler, that of its connection.
+---@return string id
+function sd.self() end
+
+--- Puts a message into the mailbox of a task or connection, on any loop. Never waits. What one sends to another arrives
+--- in the order in which it was sent.
+---@param id string
+---@param message any plain data; the receiver gets a copy
+---@return true? ok
+---@return "closed"|"limit"? err there is no such task; there is no room in its mailbox, or on the way to its loop
+function sd.send(id, message) end
+
+--- Takes the oldest message from the task's own mailbox, waiting for one. Draining ends the wait.
+---@param seconds? number default: for ever
+---@param match? fun(message: any): boolean takes the oldest that this says true for, and leaves the others
+---@return any message
+---@return "timeout"|"shutdown"? err
+function sd.receive(seconds, match) end
+
+--- Ties the running task to another: when one ends, so does the other, unless it was an orderly end ("normal" of a
+--- task; "handler", "peer", "idle", "drain" or "lifetime" of a connection).
+---@param id string
+---@return true
+function sd.link(id) end
+
+--- Unties them.
+---@param id string
+---@return true
+function sd.unlink(id) end
+
+--- Asks for the message `{ "down", id, reason }` when it ends, or at once if there is no such task ("gone"). When its
+--- worker dies, the reason is "worker".
+---@param id string
+---@return true
+function sd.monitor(id) end
+
+--- Takes that back.
+---@param id string
+---@return true
+function sd.demonitor(id) end
+
+--- Ends a task or connection, for a reason that its links and monitors are told. With the own id it ends here.
+---@param id string
+---@param reason? string default "normal", which ends nobody else; "kill" ends even who traps exits
+---@return true? ok
+---@return "closed"|"limit"? err
+function sd.exit(id, reason) end
+
+--- From now on the end of a link, and what sd.exit says, do not end this task: they are messages,
+--- `{ "exit", id, reason }`.
+---@param on? boolean default true
+---@return boolean before
+function sd.trap(on) end
+
 --- A table of this loop that outlives swaps.
 ---@param name string
 ---@return table state

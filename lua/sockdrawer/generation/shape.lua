@@ -6,7 +6,7 @@ local M = {}
 
 local EVENTS = {
   "handle_connection", "handle_data", "handle_message", "handle_timeout", "handle_shutdown", "handle_error",
-  "handle_close", "handle_eof", "handle_datagram",
+  "handle_close", "handle_eof", "handle_passive", "handle_datagram",
 }
 
 local KINDS = { l = true, u8 = true, u16be = true, u16le = true, u24be = true, u32be = true, u32le = true,

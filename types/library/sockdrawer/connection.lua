@@ -235,6 +235,32 @@ function conn:wire_peer() end
 ---@return integer|sockdrawer.Error|nil port
 function conn:local_addr() end
 
+--- Puts a message into the mailbox of the connection's handler: sd.send with its id. Never waits.
+---@param message any plain data; the receiver gets a copy
+---@return true? ok
+---@return "closed"|"limit"? err
+function conn:post(message) end
+
+--- The next thing that happens: `"data"` and bytes (or a frame), `"message"` and what was sent, `"passive"` once what
+--- `conn:active` allowed is over, `"closed"` and the reason. Messages never move the idle timer.
+---@param options? { timeout?: number|false, frames?: sockdrawer.FrameName|sockdrawer.FrameTable }
+---@return "data"|"message"|"passive"|"closed"|nil what
+---@return any value or the error word: "timeout", "shutdown", "limit", "busy"
+---@return string? partial
+function conn:event(options) end
+
+--- What there is, without taking it.
+---@param seconds? number default: the idle timeout
+---@return "data"|"message"|"closed"|"timeout"|nil what
+---@return "shutdown"|"busy"? err
+function conn:wait(seconds) end
+
+--- How much of what the peer sends events tell: all, nothing, the next message only, or so many and then `"passive"`.
+--- It replaces what was left of the mode before.
+---@param mode boolean|integer|"once"
+---@return boolean|integer|"once" before
+function conn:active(mode) end
+
 --- Seconds since it was opened.
 ---@return number seconds
 function conn:age() end

@@ -40,6 +40,8 @@ function ListenSocket:getopt(name) end
 ---@field half_open? boolean the end of what the peer sends is handle_eof, and not the end
 ---@field handle_connection? fun(conn: sockdrawer.Conn, args: table): sockdrawer.Result, ... first
 ---@field handle_data? fun(conn: sockdrawer.Conn, data: string, state: any): sockdrawer.Result, ... bytes, or a message
+---@field handle_message? fun(conn: sockdrawer.Conn, message: any, state: any): sockdrawer.Result, ... of others
+---@field handle_passive? fun(conn: sockdrawer.Conn, state: any): sockdrawer.Result, ... see conn:active
 ---@field handle_timeout? fun(conn: sockdrawer.Conn, state: any): sockdrawer.Result, ... idle; without it, it ends
 ---@field handle_shutdown? fun(conn: sockdrawer.Conn, state: any): sockdrawer.Result, ... once, as draining begins
 ---@field handle_error? fun(conn: sockdrawer.Conn, reason: string, state: any) something failed

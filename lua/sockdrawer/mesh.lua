@@ -1,0 +1,82 @@
+--- The mesh: every worker speaks to every other one directly, over a socket pair that the supervisor has made.
+--
+-- A module says with `answer` what it does when another loop asks, with `on_left` what happens when one has gone.
+
+local core = require "sockdrawer.core"
+local wire = require "sockdrawer.wire"
+
+---@class sockdrawer.Loop another worker
+---@field number integer
+---@field slot integer in the scoreboard
+---@field pid integer
+---@field peer sockdrawer.Peer
+---@field left boolean|nil
+
+local mesh = {
+  loops = {}, ---@type table<integer, sockdrawer.Loop> those that can be reached, by number
+}
+
+local answers, leavers, joiners = {}, {}, {}
+
+--- What is done when another loop asks for `op`: `fn(params, fds, loop) → result | nil, err`.
+---@param op string
+---@param fn fun(params: any, fds: integer[], loop: sockdrawer.Loop): any, string|nil
+function mesh.answer(op, fn)
+  answers[op] = function(loop, params, fds) return fn(params, fds or {}, loop) end
+end
+
+--- Calls `fn(loop)` when a loop cannot be reached any more: its process has ended, or is about to.
+---@param fn fun(loop: sockdrawer.Loop)
+function mesh.on_left(fn)
+  table.insert(leavers, fn)
+end
+
+--- Calls `fn(loop)` when another loop can be reached.
+---@param fn fun(loop: sockdrawer.Loop)
+function mesh.on_joined(fn)
+  table.insert(joiners, fn)
+end
+
+local function tell(listeners, loop)
+  for _, listener in ipairs(listeners) do listener(loop) end
+end
+
+local function bound_to(loop)
+  local handlers = {}
+  for op, answer in pairs(answers) do
+    handlers[op] = function(params, fds) return answer(loop, params, fds) end
+  end
+  return handlers
+end
+
+--- Another worker can be reached through `fd`.
+---@param other { loop: integer, slot: integer, pid: integer }
+---@param fd integer|nil
+function mesh.join(other, fd)
+  if not fd then return end -- it was sent, but there was no room for it here
+  local loop = { number = other.loop, slot = other.slot, pid = other.pid }
+  local handlers = bound_to(loop)
+  function handlers.closed()
+    loop.left = true
+    if mesh.loops[loop.number] == loop then
+      mesh.loops[loop.number] = nil
+      core.reach(loop.slot, 0)
+    end
+    tell(leavers, loop)
+  end
+  loop.peer = wire.new(core.channel(fd), handlers)
+  mesh.loops[loop.number] = loop
+  core.reach(loop.slot, loop.pid)
+  tell(joiners, loop)
+end
+
+--- The loop whose process has this slot of the scoreboard.
+---@param slot integer
+---@return sockdrawer.Loop|nil
+function mesh.at_slot(slot)
+  for _, loop in pairs(mesh.loops) do
+    if loop.slot == slot then return loop end
+  end
+end
+
+return mesh

@@ -1,0 +1,258 @@
+--- Links, monitors and exits: what the end of a task means to others, on whatever loop they are.
+--
+-- A monitor is told: { "down", id, reason }. A link takes its partner along, unless the end was an orderly one or the
+-- partner traps exits: then it gets { "exit", id, reason } as a message. Both sides of a relation know of it and on
+-- which loop the other one is, so that a loop which dies is the end of all that were on it.
+
+local core = require "sockdrawer.core"
+local mailbox = require "sockdrawer.messages.mailbox"
+local mesh = require "sockdrawer.mesh"
+local post = require "sockdrawer.messages.post"
+local runtime = require "sockdrawer.runtime"
+local tasks = require "sockdrawer.tasks"
+local whereabouts = require "sockdrawer.messages.whereabouts"
+
+local relations = {}
+
+-- How a task ends whose function returns, and a connection that nothing is wrong with: links do not pass that on.
+local ORDERLY = { normal = true, handler = true, peer = true, idle = true, drain = true, lifetime = true }
+
+---@class sockdrawer.Relations of one task of this loop
+---@field links table<string, integer> partners, and the loop of each
+---@field watching table<string, integer> whom it monitors
+---@field watchers table<string, integer> who monitors it
+---@field traps boolean|nil
+---@field reason string|nil what it was ended with
+
+local known = {} ---@type table<string, sockdrawer.Relations>
+
+-- Those of a task that runs here; nil if there is none.
+local function of(id)
+  if known[id] then return known[id] end
+  if not mailbox.open(id) then return nil end
+  known[id] = { links = {}, watching = {}, watchers = {} }
+  return known[id]
+end
+
+local function own()
+  local id = mailbox.own().id
+  return of(id), id
+end
+
+-- ---------------------------------------------------------------- ending somebody
+
+local function end_connection(conn)
+  local task = conn:_task()
+  conn:_note "error"
+  if task then task:cancel() else conn:close() end
+end
+
+local function finish(id, reason)
+  local its = of(id)
+  if not its then return end
+  its.reason = reason
+  local conn = core.find_connection(id)
+  if conn then return end_connection(conn) end
+  local task = tasks.find(id)
+  if task then task:cancel() end
+end
+
+-- What reaches somebody of another's end, or of another who wants his.
+local function exit_signal(id, from, reason, linked)
+  local its = of(id)
+  if not its then return nil, "closed" end
+  if linked then its.links[from] = nil end
+  if reason == "kill" and not linked then
+    finish(id, "killed")
+  elseif its.traps then
+    mailbox.open(id):tell { "exit", from, reason }
+  elseif not ORDERLY[reason] then
+    finish(id, reason)
+  end
+  return true
+end
+
+-- ---------------------------------------------------------------- what comes from others
+
+-- `loop` in these is where the other one is.
+local signals = {}
+
+function signals.exit(id, s) return exit_signal(id, s.from, s.reason, s.linked) end
+
+function signals.link(id, s)
+  local its = of(id)
+  if not its then return post.bring("signal", s.from, { "exit", from = id, reason = "gone", linked = true }) end
+  its.links[s.from] = s.loop
+  return true
+end
+
+function signals.unlink(id, s)
+  local its = of(id)
+  if its then its.links[s.from] = nil end
+end
+
+function signals.monitor(id, s)
+  local its = of(id)
+  if not its then return post.bring("signal", s.from, { "down", from = id, reason = "gone" }) end
+  its.watchers[s.from] = s.loop
+  return true
+end
+
+function signals.demonitor(id, s)
+  local its = of(id)
+  if its then its.watchers[s.from] = nil end
+end
+
+function signals.down(id, s)
+  local its = of(id)
+  if not its or not its.watching[s.from] then return end
+  its.watching[s.from] = nil
+  mailbox.open(id):tell { "down", s.from, s.reason }
+end
+
+-- The other one has moved.
+function signals.moved(id, s)
+  local its = of(id)
+  if not its then return end
+  for _, group in ipairs { its.links, its.watching, its.watchers } do
+    if group[s.from] then group[s.from] = s.loop end
+  end
+end
+
+post.kind("signal", function(id, s) return signals[s[1]](id, s) end)
+
+local function tell_all(ids, signal)
+  for id in pairs(ids) do post.bring("signal", id, signal) end
+end
+
+-- ---------------------------------------------------------------- the end
+
+local function on_over(id, why, err)
+  local its = known[id]
+  known[id] = nil
+  mailbox.forget(id)
+  if not its then return end
+  local reason = its.reason or err and err:gsub("\nstack traceback:.*", "") or why or "normal"
+  tell_all(its.watchers, { "down", from = id, reason = reason })
+  tell_all(its.links, { "exit", from = id, reason = reason, linked = true })
+  for other in pairs(its.watching) do post.bring("signal", other, { "demonitor", from = id }) end
+end
+
+-- Who was on a loop that has died has ended with it.
+local function lose(id, its, number)
+  for other, loop in pairs(its.links) do
+    if loop == number then exit_signal(id, other, "worker", true) end
+  end
+  for other, loop in pairs(its.watching) do
+    if loop == number then signals.down(id, { from = other, reason = "worker" }) end
+  end
+  for other, loop in pairs(its.watchers) do
+    if loop == number then its.watchers[other] = nil end
+  end
+end
+
+mesh.on_left(function(loop)
+  if mesh.loops[loop.number] then return end
+  for id, its in pairs(known) do lose(id, its, loop.number) end
+end)
+
+whereabouts.carry {
+  name = "relations",
+  pack = function(id) return known[id] end,
+  leave = function(id) known[id] = nil end,
+  unpack = function(id, packed)
+    if not of(id) then return end
+    known[id] = packed
+    local news = { "moved", from = id, loop = runtime.loop }
+    for _, group in ipairs { packed.links, packed.watching, packed.watchers } do tell_all(group, news) end
+  end,
+}
+
+core.on_task_over(on_over)
+
+-- ---------------------------------------------------------------- for user code
+
+local function loop_of(id)
+  local loop = whereabouts.road_to(id)
+  return loop and loop.number or runtime.loop
+end
+
+local function check_id(id)
+  if type(id) ~= "string" then error("an id was expected, not a " .. type(id), 3) end
+end
+
+--- Ties the running task to another: when one ends, but for an orderly end, so does the other.
+---@param id string
+---@return true
+function relations.link(id)
+  check_id(id)
+  local its, me = own()
+  if id == me then return true end
+  its.links[id] = loop_of(id)
+  post.bring("signal", id, { "link", from = me, loop = runtime.loop })
+  return true
+end
+
+--- Unties them.
+---@param id string
+---@return true
+function relations.unlink(id)
+  check_id(id)
+  local its, me = own()
+  its.links[id] = nil
+  post.bring("signal", id, { "unlink", from = me })
+  return true
+end
+
+--- Asks to be told of its end: { "down", id, reason } will lie in the mailbox, at once if it has ended already.
+---@param id string
+---@return true
+function relations.monitor(id)
+  check_id(id)
+  local its, me = own()
+  its.watching[id] = loop_of(id)
+  post.bring("signal", id, { "monitor", from = me, loop = runtime.loop })
+  return true
+end
+
+--- Takes that back.
+---@param id string
+---@return true
+function relations.demonitor(id)
+  check_id(id)
+  local its, me = own()
+  its.watching[id] = nil
+  post.bring("signal", id, { "demonitor", from = me })
+  return true
+end
+
+local function end_self(its, reason)
+  its.reason = reason
+  core.current():cancel()
+  return core.park() -- does not return
+end
+
+--- Ends a task or connection, for a reason that its links and monitors are told. Who traps exits is told too, and goes
+-- on; "kill" ends anybody, and is told as "killed". With the own id: ends here.
+---@param id string
+---@param reason string|nil default "normal", which ends nobody else
+---@return true|nil, string|nil err "closed"
+function relations.exit(id, reason)
+  check_id(id)
+  if reason ~= nil and type(reason) ~= "string" then error("a reason is text, not a " .. type(reason), 2) end
+  local its, me = own()
+  if id == me then return end_self(its, reason or "normal") end
+  return post.bring("signal", id, { "exit", from = me, reason = reason or "normal" })
+end
+
+--- From now on the ends of links, and what sd.exit says, come as messages: { "exit", id, reason }.
+---@param on boolean|nil default true
+---@return boolean before
+function relations.trap(on)
+  local its = own()
+  local before = its.traps or false
+  its.traps = on ~= false
+  return before
+end
+
+return relations

@@ -1,0 +1,201 @@
+--- Where the connections are that have moved, and how their post goes along.
+--
+-- The loop of a connection's birth, which its id begins with, knows where it has gone and sends on what comes for it;
+-- where that loop has ended, every loop knows. The order in which somebody has sent survives a move: the loop that
+-- was left sends on what it still gets, until every loop has said that nothing is under way to it any more ("fence");
+-- so long the new one puts aside what comes to it directly.
+
+local core = require "sockdrawer.core"
+local mesh = require "sockdrawer.mesh"
+local runtime = require "sockdrawer.runtime"
+local sync = require "sockdrawer.sync"
+
+local whereabouts = {
+  deliver = nil, ---@type fun(kind: string, id: string, value: any, from: sockdrawer.Loop|nil) these two are the post's
+  flush = nil, ---@type fun(loop: sockdrawer.Loop)
+}
+
+local FENCE, AGAIN, REMEMBERED = 5, 0.001, 4096
+
+local gone = {}     -- who has left: id → number of the loop where he is
+local guests = {}   -- who was born elsewhere and is here
+local settling = {} -- who has just arrived: id → { from = loop, what was put aside … }
+local luggage = {}
+
+-- ---------------------------------------------------------------- homes
+
+local homes, remembered = {}, 0
+
+-- The number of the loop that somebody was born in; false for an id of no loop.
+local function home_of(id)
+  local home = homes[id]
+  if home ~= nil then return home end
+  if remembered >= REMEMBERED then homes, remembered = {}, 0 end
+  home = tonumber(id:match "^(%d+)%.%d+%.%d+$") or false
+  homes[id], remembered = home, remembered + 1
+  return home
+end
+
+local function is_own(id)
+  local prefix = ("%d.%d."):format(runtime.loop, runtime.incarnation)
+  return id:sub(1, #prefix) == prefix
+end
+
+--- The number of the loop that somebody has gone to, as far as it is known here.
+---@param id string
+---@return integer|nil
+function whereabouts.gone_to(id)
+  return gone[id]
+end
+
+--- The loop to send on to; nil: he is here, or nowhere.
+---@param id string
+---@return sockdrawer.Loop|nil
+function whereabouts.road_to(id)
+  local number = gone[id] or home_of(id)
+  if not number or number == runtime.loop then return nil end
+  return mesh.loops[number]
+end
+
+-- ---------------------------------------------------------------- news
+
+local function note(id, number)
+  gone[id] = number ~= runtime.loop and number or nil
+end
+
+-- To his home, or to all where that has ended.
+local function announce(id, number)
+  local home = mesh.loops[home_of(id)]
+  if is_own(id) then return end
+  for _, loop in pairs(home and { home } or mesh.loops) do loop.peer:cast("went", { id = id, loop = number }) end
+end
+
+mesh.answer("went", function(params) note(params.id, params.loop) end)
+
+mesh.on_left(function(loop)
+  if mesh.loops[loop.number] then return end
+  for id, number in pairs(gone) do
+    if number == loop.number then gone[id] = nil end
+  end
+  for id in pairs(guests) do
+    if home_of(id) == loop.number then announce(id, runtime.loop) end
+  end
+end)
+
+mesh.on_joined(function(loop)
+  for id in pairs(guests) do
+    local home = home_of(id)
+    if home == loop.number or not mesh.loops[home] then loop.peer:cast("went", { id = id, loop = runtime.loop }) end
+  end
+end)
+
+core.on_gone(function(id) -- somebody who was born elsewhere has ended here
+  guests[id] = nil
+  announce(id, nil)
+end)
+
+-- ---------------------------------------------------------------- luggage
+
+--- Something that goes along when a connection moves.
+---@param part { name: string, pack: (fun(id: string): table|nil), unpack: fun(id: string, packed: table), leave: (fun(id: string, to: sockdrawer.Loop))|nil }
+function whereabouts.carry(part)
+  table.insert(luggage, part)
+end
+
+--- What goes along with a connection.
+---@param id string
+---@return table plain data
+function whereabouts.pack(id)
+  local packed = {}
+  for _, part in ipairs(luggage) do packed[part.name] = part.pack(id) end
+  return packed
+end
+
+--- It has left: what comes for it is sent on from now on.
+---@param id string
+---@param loop sockdrawer.Loop
+function whereabouts.departed(id, loop)
+  gone[id], guests[id] = loop.number, nil
+  for _, part in ipairs(luggage) do
+    if part.leave then part.leave(id, loop) end
+  end
+end
+
+--- It has come from another loop.
+---@param id string
+---@param packed table
+---@param from sockdrawer.Loop
+function whereabouts.arrived(id, packed, from)
+  gone[id] = nil
+  if not is_own(id) then guests[id] = true end
+  settling[id] = not from.left and { from = from } or nil
+  for _, part in ipairs(luggage) do
+    if packed[part.name] then part.unpack(id, packed[part.name]) end
+  end
+  announce(id, runtime.loop)
+end
+
+-- ---------------------------------------------------------------- settling
+
+--- Whether it has come so recently that its old loop may still send something on.
+---@param id string
+---@return boolean
+function whereabouts.is_settling(id)
+  return settling[id] ~= nil
+end
+
+--- Waits until it has settled.
+---@param id string
+---@param due number
+function whereabouts.wait_settled(id, due)
+  while settling[id] and core.now() < due do core.park(AGAIN) end
+end
+
+--- Whether what comes from this loop (nil: this one) has to wait for what the old one sends on.
+function whereabouts.puts_aside(id, from)
+  local aside = settling[id]
+  return aside ~= nil and from ~= aside.from
+end
+
+function whereabouts.put_aside(id, kind, value)
+  table.insert(settling[id], { kind, value })
+  return true
+end
+
+local function end_settling(id)
+  local aside = settling[id]
+  settling[id] = nil
+  for _, entry in ipairs(aside or {}) do whereabouts.deliver(entry[1], id, entry[2], nil) end
+end
+
+mesh.answer("settled", function(params) end_settling(params.id) end)
+
+mesh.on_left(function(loop)
+  for id, aside in pairs(settling) do
+    if aside.from == loop then end_settling(id) end
+  end
+end)
+
+-- The answer goes the way that post goes: what was sent before it has arrived when it does.
+mesh.answer("fence", function(params, _, loop)
+  note(params.id, params.loop)
+  whereabouts.flush(loop)
+  return true
+end)
+
+--- Makes sure that nothing is under way to this loop for somebody who has left, then lets the new loop know.
+---@param id string
+---@param to sockdrawer.Loop
+function whereabouts.settle(id, to)
+  local fences = {}
+  for number, loop in pairs(mesh.loops) do
+    fences[number] = function() return loop.peer:call("fence", { id = id, loop = to.number }) end
+  end
+  sync.all(fences, FENCE)
+  if not is_own(id) and gone[id] == to.number then gone[id] = nil end
+  if to.left then return end
+  whereabouts.flush(to)
+  to.peer:cast("settled", { id = id })
+end
+
+return whereabouts

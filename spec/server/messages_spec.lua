@@ -1,0 +1,380 @@
+-- Messages between tasks: mailboxes, events of connections, links, monitors and exits, on one loop and over two.
+local client = require "spec.support.client"
+local process = require "spec.support.process"
+local server = require "spec.support.server"
+
+-- A handler that does what each line says, on the connection's own task.
+local COMMANDS = [=[
+local sd = require "sockdrawer"
+local function show(...)
+  local words = {}
+  for i = 1, select("#", ...) do
+    local value = select(i, ...)
+    words[i] = type(value) == "table" and table.concat(value, ",") or tostring(value)
+  end
+  return table.concat(words, " ")
+end
+local commands = {}
+function commands.id(conn) return conn.id, conn.loop end
+function commands.self() return sd.self() end
+function commands.send(_, id, ...) return sd.send(id, table.concat({ ... }, " ")) end
+function commands.flood(_, id, n)
+  local sent = 0
+  for i = 1, n do sent = sent + (sd.send(id, i) and 1 or 0) end
+  return sent
+end
+function commands.receive(_, s) return sd.receive(tonumber(s)) end
+function commands.even(_, s) return sd.receive(tonumber(s), function(m) return tonumber(m) % 2 == 0 end) end
+function commands.count(_, n)
+  local sum, last, inorder = 0, 0, true
+  for i = 1, n do
+    local m = sd.receive(1)
+    if not m then break end
+    inorder, last, sum = inorder and m > last, m, sum + 1
+  end
+  return sum, inorder
+end
+function commands.event(conn, s) return conn:event { frames = "l", timeout = tonumber(s) } end
+function commands.active(conn, mode) return conn:active(tonumber(mode) or mode == "true" or mode == "once" and mode) end
+function commands.wait(conn, s) return conn:wait(tonumber(s)) end
+for _, name in ipairs { "link", "unlink", "monitor", "demonitor", "exit" } do
+  commands[name] = function(_, ...) return sd[name](...) end
+end
+function commands.trap() return sd.trap() end
+function commands.boom() error("boom", 0) end
+function commands.bad(_, what)
+  local values = { fn = { a = { b = print } }, none = nil, deep = {} }
+  values.deep.again = values.deep
+  return select(2, pcall(sd.send, sd.self(), values[what]))
+end
+function commands.child(_, what)
+  local task = sd.spawn(function()
+    sd.trap(what == "trap")
+    while true do
+      local m = sd.receive()
+      if m == "raise" then error("child", 0) end
+      if m == "end" then return end
+    end
+  end)
+  return task.id
+end
+function commands.detached()
+  return sd.spawn(function() sd.receive() error "detached" end):detach().id
+end
+return function(conn)
+  for line in conn:lines() do
+    local words = {}
+    for word in line:gmatch "%S+" do words[#words + 1] = word end
+    conn:write(show(commands[words[1]](conn, unpack(words, 2))), "\n")
+  end
+end]=]
+
+local function start(options)
+  options = options or {}
+  options.script = options.script or COMMANDS
+  options.args = { "-l", "tcp://127.0.0.1:0", "-n", tostring(options.loops or 2) }
+  return server.start(options)
+end
+
+-- Somebody who can be asked, on a loop of our choice.
+local function enter(s, loop)
+  for _ = 1, 100 do
+    local c = s:connect()
+    local id, where = client.ask(c, "id"):match "^(%S+) (%d+)$"
+    if not loop or tonumber(where) == loop then
+      return { id = id, ask = function(_, line) return client.ask(c, line) end, socket = c }
+    end
+    c:close()
+  end
+  error "nobody came to that loop"
+end
+
+-- What `a` has sent to `b` before is there.
+local function settle(a, b)
+  a:ask(("send %s settled"):format(b.id))
+  assert.equal("settled", b:ask "receive 5")
+end
+
+-- Two of them: on the same loop, or on two.
+local function two(s, across)
+  return enter(s, 1), enter(s, across and 2 or 1)
+end
+
+for _, across in ipairs { false, true } do
+  local where = across and "on two loops" or "on one loop"
+
+  describe("messages between connections " .. where, function()
+    after_each(server.cleanup)
+
+    it("arrive in the order in which they were sent", function()
+      local a, b = two(start(), across)
+      assert.equal(a.id, a:ask "self")
+      assert.equal("500", a:ask("flood " .. b.id .. " 500"))
+      assert.equal("500 true", b:ask "count 500")
+      assert.equal("nil timeout", b:ask "receive 0.01")
+    end)
+
+    it("are taken by what they are, and the others stay", function()
+      local a, b = two(start(), across)
+      for i = 1, 4 do assert.equal("true", a:ask(("send %s %d"):format(b.id, i))) end
+      local got = { b:ask "even 1", b:ask "receive 1", b:ask "even 1", b:ask "receive 1" }
+      assert.same({ "2", "1", "4", "3" }, got)
+    end)
+
+    it("end a wait for events, beside what the peer sends", function()
+      local a, b = two(start(), across)
+      b.socket:send "event\n"
+      assert.equal("true", a:ask("send " .. b.id .. " hello you"))
+      assert.equal("message hello you", b.socket:receive())
+      b.socket:send "event\nfrom the peer\n"
+      assert.equal("data from the peer", b.socket:receive())
+      assert.equal("nil timeout", b:ask "event 0.01")
+    end)
+
+    it("tell of an end to who monitors", function()
+      local a, b = two(start(), across)
+      assert.equal("true", a:ask("monitor " .. b.id))
+      settle(a, b)
+      b.socket:send "boom\n"
+      assert.equal(("down,%s,boom"):format(b.id), a:ask "receive 5")
+      assert.equal("true", a:ask("monitor " .. b.id))
+      assert.equal(("down,%s,gone"):format(b.id), a:ask "receive 5")
+    end)
+
+    it("do not, where the monitor was taken back", function()
+      local a, b = two(start(), across)
+      a:ask("monitor " .. b.id)
+      a:ask("demonitor " .. b.id)
+      b.socket:send "boom\n"
+      assert.equal("nil timeout", a:ask "receive 0.2")
+    end)
+
+    it("take a link's partner along, or tell it when it traps", function()
+      local s = start()
+      local a, b = two(s, across)
+      a:ask("link " .. b.id)
+      settle(a, b)
+      b.socket:send "boom\n"
+      assert.is_true(client.expect_closed(a.socket))
+      a, b = two(s, across)
+      a:ask "trap"
+      a:ask("link " .. b.id)
+      settle(a, b)
+      b.socket:send "boom\n"
+      assert.equal(("exit,%s,boom"):format(b.id), a:ask "receive 5")
+    end)
+
+    it("end nobody when the partner has ended in good order, or is no partner any more", function()
+      local s = start()
+      local a, b = two(s, across)
+      a:ask("link " .. b.id)
+      settle(a, b)
+      b.socket:close()
+      assert.equal("nil timeout", a:ask "receive 0.2")
+      b = enter(s, across and 2 or 1)
+      a:ask("link " .. b.id)
+      a:ask("unlink " .. b.id)
+      settle(a, b)
+      b.socket:send "boom\n"
+      assert.equal("nil timeout", a:ask "receive 0.2")
+    end)
+
+    it("end a task, for a reason; one that traps only for \"kill\"", function()
+      local s = start()
+      local a, b = two(s, across)
+      local plain, trapping = b:ask "child", b:ask "child trap"
+      for id, reason in pairs { [plain] = "enough", [trapping] = "kill" } do
+        a:ask("monitor " .. id)
+        assert.equal("true", a:ask(("exit %s %s"):format(id, reason)))
+        assert.equal(("down,%s,%s"):format(id, reason == "kill" and "killed" or reason), a:ask "receive 5")
+      end
+    end)
+
+    it("are bounded, and what is too much is counted", function()
+      local a, b = two(start(), across)
+      local taken = tonumber(a:ask("flood " .. b.id .. " 1500"))
+      assert.equal(across and 1500 or 1000, taken)
+      assert.equal("1000 true", b:ask "count 1500")
+    end)
+  end)
+end
+
+describe("a message", function()
+  after_each(server.cleanup)
+
+  it("to nobody is refused, where that can be known", function()
+    local a = enter(start { loops = 1 })
+    assert.equal("nil closed", a:ask "send 1.1.4711 x")
+    assert.equal("nil closed", a:ask "send nobody x")
+    assert.equal("nil closed", a:ask "exit 7.1.1 x")
+  end)
+
+  it("is plain data", function()
+    local a = enter(start { loops = 1 })
+    assert.equal("message.a.b: a function is not plain data", a:ask "bad fn")
+    assert.equal("message: a nil is not plain data", a:ask "bad none")
+    assert.equal("message.again: a cycle is not plain data", a:ask "bad deep")
+  end)
+
+  it("is not moved by, and does not move, the idle timer", function()
+    local s = server.start {
+      script = [[
+local sd = require "sockdrawer"
+sd.server { loops = 1 }
+sd.pool("p", { listen = "tcp://127.0.0.1:0", timeouts = { idle = 1 }, handler = function(conn)
+  sd.every(0.05, function() conn:post "tick" end)
+  local n = 0
+  while true do
+    local what, value = conn:event()
+    if what ~= "message" then return conn:write(n > 5 and "ticked " or "silent ", tostring(value), "\n") end
+    n = n + 1
+  end
+end })
+sd.pool("b", { listen = "tcp://127.0.0.1:0", timeouts = { idle = 1 }, handler = {
+  handle_connection = function(conn) sd.every(0.05, function() conn:post "tick" end) end,
+  handle_message = function(_, _, n) return "continue", (n or 0) + 1 end,
+  handle_timeout = function(conn, n) conn:write(n > 5 and "ticked" or "silent", " timeout\n") return "close" end,
+} })]],
+    }
+    for _, pool in ipairs { "p", "b" } do
+      local begun = process.now()
+      local c = s:connect(pool)
+      assert.equal("ticked timeout", c:receive())
+      local took = process.now() - begun
+      assert.is_true(took > 0.9 and took < 2 * process.scale, took)
+    end
+  end)
+
+  it("reaches callbacks, also when the peer sends no more or is not listened to", function()
+    local s = start {
+      loops = 1,
+      script = [[
+local sd = require "sockdrawer"
+return { frames = "l", half_open = true,
+  handle_connection = function(conn) return "continue", {} end,
+  handle_data = function(conn, line, state)
+    if line == "deaf" then conn:active(false) end
+    conn:write(line, "\n")
+    sd.after(0.05, function() conn:post(line) end)
+  end,
+  handle_message = function(conn, message, state)
+    conn:write("message ", message, "\n")
+    if message == "deaf" then conn:active "once" end
+    if message == "two" then conn:active(true) end
+  end,
+  handle_eof = function(conn)
+    sd.after(0.05, function() conn:post "last" end)
+  end,
+}]],
+    }
+    local c = s:connect()
+    assert.equal("one", client.ask(c, "one"))
+    assert.equal("message one", c:receive())
+    assert.equal("deaf", client.ask(c, "deaf"))
+    assert.equal("message deaf", client.ask(c, "two"))
+    assert.equal("two", c:receive())
+    assert.equal("message two", c:receive())
+    c:shutdown "send"
+    assert.equal("message last", c:receive())
+  end)
+end)
+
+describe("conn:active", function()
+  after_each(server.cleanup)
+
+  it("lets so many messages of the peer's through, says passive once, and holds the rest", function()
+    local s = start { loops = 1, script = [[
+return function(conn)
+  conn:active(3)
+  local told = {}
+  for i = 1, 4 do
+    local what, value = conn:event { frames = "l" }
+    told[i] = what == "data" and value or what
+  end
+  local what, err = conn:event { frames = "l", timeout = 0.05 }
+  told[5] = tostring(what) .. " " .. tostring(err)
+  conn:active "once"
+  told[6] = select(2, conn:event { frames = "l" })
+  told[7] = select(2, conn:event { frames = "l", timeout = 0.05 })
+  told[8] = tostring(conn:active(true))
+  told[9] = select(2, conn:event { frames = "l" })
+  conn:write(table.concat(told, " "), "\n")
+end]] }
+    local c = s:connect()
+    c:send "a\nb\nc\nd\ne\n"
+    assert.equal("a b c passive nil timeout d timeout false e", c:receive())
+  end)
+
+  it("refuses what is no mode", function()
+    local s = start { loops = 1, script = [[
+return function(conn)
+  for _, mode in ipairs { 0, 1.5, "twice" } do
+    conn:write((select(2, pcall(conn.active, conn, mode)):match "conn:active.*"), "\n")
+  end
+end]] }
+    local c = s:connect()
+    for _, mode in ipairs { "0", "1.5", "twice" } do
+      assert.equal(('conn:active: true, false, "once" or a count was expected, not %s'):format(mode), c:receive())
+    end
+  end)
+end)
+
+describe("conn:wait", function()
+  after_each(server.cleanup)
+
+  it("says what there is, and takes nothing", function()
+    local s = start()
+    local a, b = two(s, true)
+    assert.equal("timeout", b:ask "wait 0.01")
+    b.socket:send "wait\nid\n"
+    assert.equal("data", b.socket:receive())
+    assert.equal(b.id .. " 2", b.socket:receive())
+    b.socket:send "wait\n"
+    a:ask("send " .. b.id .. " x")
+    assert.equal("message", b.socket:receive())
+    assert.equal("message", b:ask "wait")
+    assert.equal("x", b:ask "receive")
+  end)
+end)
+
+describe("a child task of a connection", function()
+  after_each(server.cleanup)
+
+  it("takes the connection along when it raises, unless it is detached or ends well", function()
+    local s = start { loops = 1 }
+    local a = enter(s)
+    a:ask(("send %s end"):format(a:ask "child"))
+    a:ask(("send %s raise"):format(a:ask "detached"))
+    assert.equal(a.id, a:ask "self")
+    assert.equal("true", a:ask(("send %s raise"):format(a:ask "child")))
+    assert.is_true(client.expect_closed(a.socket))
+    assert.is_truthy(process.eventually(function() return s:log():find("msg=\"child", 1, true) end))
+  end)
+
+  it("ends with it", function()
+    local s = start { loops = 1 }
+    local a, b = two(s)
+    local id = b:ask "child"
+    a:ask("monitor " .. id)
+    b.socket:close()
+    assert.equal(("down,%s,cancelled"):format(id), a:ask "receive 5")
+  end)
+end)
+
+describe("a worker that dies", function()
+  after_each(server.cleanup)
+
+  it("is told to who is linked to somebody there, or monitors", function()
+    local s = start()
+    local a, b = two(s, true)
+    a:ask "trap"
+    a:ask("link " .. b.id)
+    a:ask("monitor " .. b.id)
+    settle(a, b)
+    local pid = s:rpc("status").loops[2].pid
+    s:kill("KILL", pid)
+    local got = { a:ask "receive 5", a:ask "receive 5" }
+    table.sort(got)
+    assert.same({ ("down,%s,worker"):format(b.id), ("exit,%s,worker"):format(b.id) }, got)
+  end)
+end)
