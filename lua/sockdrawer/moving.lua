@@ -134,7 +134,7 @@ function answers.handed(self, params, fds)
 end
 
 -- A loop that does not answer gets nothing until it does.
-local function avoid(self, loop, answer)
+local function avoid(loop, answer)
   core.reach(loop.slot, 0)
   core.spawn(function()
     answer:wait()
@@ -150,7 +150,7 @@ local function offer(self, loop, name, number, fd, headcount)
   if answer then welcome, err = answer:wait(OFFER) end
   if welcome then return loop.peer:cast("handed", { token = token, headcount = headcount }, { fd }) end
   if err ~= "timeout" then return false end
-  avoid(self, loop, answer)
+  avoid(loop, answer)
   loop.peer:cast("unwelcome", { token = token })
   return false
 end

@@ -378,3 +378,109 @@ describe("a worker that dies", function()
     assert.same({ ("down,%s,worker"):format(b.id), ("exit,%s,worker"):format(b.id) }, got)
   end)
 end)
+
+describe("a connection that moves", function()
+  after_each(server.cleanup)
+
+  local MOVER = [=[
+local sd = require "sockdrawer"
+local M = { frames = "l", version = 1 }
+function M.handle_connection() return "continue", { last = {}, count = 0, wrong = 0 } end
+function M.handle_data(conn, line, state)
+  local word, id, n = line:match "^(%S+) ?(%S*) ?(%d*)$"
+  if word == "flood" then
+    sd.spawn(function()
+      for i = 1, tonumber(n) do
+        while not sd.send(id, { from = conn.id, i = i }) do sd.sleep(0.001) end
+        if i % 10 == 0 then sd.sleep(0.0005) end
+      end
+      conn:write "sent\n"
+    end)
+  elseif word == "watch" then
+    sd.monitor(id)
+    conn:write "watching\n"
+  else
+    conn:write(conn.id, " ", conn.loop, " ", state.count, " ", state.wrong, "\n")
+  end
+end
+function M.handle_message(conn, message, state)
+  if message[1] == "down" then
+    conn:write("down ", message[2], " ", message[3], "\n")
+    return
+  end
+  state.count = state.count + 1
+  if message.i ~= (state.last[message.from] or 0) + 1 then state.wrong = state.wrong + 1 end
+  state.last[message.from] = message.i
+end
+return M]=]
+
+  local function begin()
+    local s = server.start {
+      files = { ["h.lua"] = MOVER }, args = { "-n", "3" },
+      script = [[require("sockdrawer").pool("p", {
+        listen = "tcp://127.0.0.1:0", handler = "h", timeouts = { idle = false }, binding = "round_robin" })]],
+    }
+    local of = {}
+    while not (of[1] and of[2] and of[3]) do
+      local c = s:connect()
+      local id, loop = client.ask(c, "?"):match "^(%S+) (%d+)"
+      of[tonumber(loop)] = of[tonumber(loop)] or { socket = c, id = id }
+    end
+    return s, of
+  end
+
+  it("gets every message once and in order, from every loop", function()
+    local s, of = begin()
+    for _, target in ipairs { of[1], of[2] } do -- with one of the senders on the loop of birth, and with both elsewhere
+      local senders, n = { of[3], target == of[1] and of[2] or of[1] }, 3000
+      for _, sender in ipairs(senders) do sender.socket:send(("flood %s %d\n"):format(target.id, n)) end
+      local moves = 0
+      for i = 1, 60 do
+        if s:rpc("move", { conn = target.id, loop = i % 3 + 1 }) then moves = moves + 1 end
+      end
+      assert.is_true(moves > 50, moves)
+      for _, sender in ipairs(senders) do assert.equal("sent", client.line(sender.socket, 20)) end
+      local told
+      process.eventually(function()
+        told = client.ask(target.socket, "?")
+        return told:match " (%d+) %d+$" == tostring(2 * n)
+      end)
+      assert.matches(("^%s %%d %d 0$"):format(target.id:gsub("%.", "%%."), 2 * n), told)
+    end
+  end)
+
+  it("is still watched by, and still watches, whom it was tied to", function()
+    local s, of = begin()
+    assert.equal("watching", client.ask(of[1].socket, "watch " .. of[2].id))
+    assert.equal("watching", client.ask(of[2].socket, "watch " .. of[3].id))
+    assert(s:rpc("move", { conn = of[2].id, loop = 3 }))
+    assert(s:rpc("move", { conn = of[1].id, loop = 2 }))
+    of[3].socket:close()
+    assert.equal(("down %s peer"):format(of[3].id), client.line(of[2].socket))
+    s:kill("KILL", s:rpc("status").loops[3].pid)
+    assert.equal(("down %s worker"):format(of[2].id), client.line(of[1].socket))
+  end)
+
+  it("is found when the loop of its birth has retired, and when that has crashed", function()
+    local s, of = begin()
+    assert(s:rpc("move", { conn = of[2].id, loop = 1 }))
+    s:kill("KILL", s:rpc("status").loops[2].pid)
+    assert.is_truthy(process.eventually(function() return s:rpc("status").loops[2].state == "running" end))
+    assert.is_truthy(process.eventually(function()
+      of[3].socket:send(("flood %s 1\n"):format(of[2].id))
+      assert.equal("sent", client.line(of[3].socket))
+      return client.ask(of[2].socket, "?"):match " (%d+) %d+$" ~= "0"
+    end))
+    assert(s:rpc "roll")
+    assert.is_truthy(process.eventually(function()
+      local loop = client.ask(of[2].socket, "?"):match "^%S+ (%d+)"
+      return tonumber(loop) > 3 and #s:rpc("status").loops == 3
+    end))
+    local before = client.ask(of[2].socket, "?"):match " (%d+) %d+$"
+    of[3].socket:send(("flood %s 1\n"):format(of[2].id))
+    assert.equal("sent", client.line(of[3].socket))
+    assert.is_truthy(process.eventually(function()
+      return client.ask(of[2].socket, "?"):match " (%d+) %d+$" ~= before
+    end))
+  end)
+end)

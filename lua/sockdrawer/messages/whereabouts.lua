@@ -1,9 +1,8 @@
 --- Where the connections are that have moved, and how their post goes along.
 --
--- The loop of a connection's birth, which its id begins with, knows where it has gone and sends on what comes for it;
--- where that loop has ended, every loop knows. The order in which somebody has sent survives a move: the loop that
--- was left sends on what it still gets, until every loop has said that nothing is under way to it any more ("fence");
--- so long the new one puts aside what comes to it directly.
+-- Every loop knows of every connection that is not where it was born. The order in which somebody has sent survives a
+-- move: the loop that was left sends on what it still gets, until every loop knows of the new one and has said that
+-- nothing is under way to the old one any more ("fence"); so long the new one puts aside what comes to it directly.
 
 local core = require "sockdrawer.core"
 local mesh = require "sockdrawer.mesh"
@@ -17,7 +16,7 @@ local whereabouts = {
 
 local FENCE, AGAIN, REMEMBERED = 5, 0.001, 4096
 
-local gone = {}     -- who has left: id → number of the loop where he is
+local gone = {}     -- who is not where he was born: id → the loop where he is
 local guests = {}   -- who was born elsewhere and is here
 local settling = {} -- who has just arrived: id → { from = loop, what was put aside … }
 local luggage = {}
@@ -45,48 +44,38 @@ end
 ---@param id string
 ---@return integer|nil
 function whereabouts.gone_to(id)
-  return gone[id]
+  return gone[id] and gone[id].number
 end
 
 --- The loop to send on to; nil: he is here, or nowhere.
 ---@param id string
 ---@return sockdrawer.Loop|nil
 function whereabouts.road_to(id)
-  local number = gone[id] or home_of(id)
-  if not number or number == runtime.loop then return nil end
-  return mesh.loops[number]
+  if gone[id] then return gone[id] end
+  local home = not guests[id] and home_of(id)
+  return home and home ~= runtime.loop and mesh.loops[home] or nil
 end
 
 -- ---------------------------------------------------------------- news
 
 local function note(id, number)
-  gone[id] = number ~= runtime.loop and number or nil
+  gone[id] = number ~= runtime.loop and number ~= home_of(id) and mesh.loops[number] or nil
 end
 
--- To his home, or to all where that has ended.
 local function announce(id, number)
-  local home = mesh.loops[home_of(id)]
-  if is_own(id) then return end
-  for _, loop in pairs(home and { home } or mesh.loops) do loop.peer:cast("went", { id = id, loop = number }) end
+  for _, loop in pairs(mesh.loops) do loop.peer:cast("went", { id = id, loop = number }) end
 end
 
 mesh.answer("went", function(params) note(params.id, params.loop) end)
 
 mesh.on_left(function(loop)
-  if mesh.loops[loop.number] then return end
-  for id, number in pairs(gone) do
-    if number == loop.number then gone[id] = nil end
-  end
-  for id in pairs(guests) do
-    if home_of(id) == loop.number then announce(id, runtime.loop) end
+  for id, there in pairs(gone) do
+    if there == loop then gone[id] = nil end
   end
 end)
 
 mesh.on_joined(function(loop)
-  for id in pairs(guests) do
-    local home = home_of(id)
-    if home == loop.number or not mesh.loops[home] then loop.peer:cast("went", { id = id, loop = runtime.loop }) end
-  end
+  for id in pairs(guests) do loop.peer:cast("went", { id = id, loop = runtime.loop }) end
 end)
 
 core.on_gone(function(id) -- somebody who was born elsewhere has ended here
@@ -96,8 +85,13 @@ end)
 
 -- ---------------------------------------------------------------- luggage
 
---- Something that goes along when a connection moves.
----@param part { name: string, pack: (fun(id: string): table|nil), unpack: fun(id: string, packed: table), leave: (fun(id: string, to: sockdrawer.Loop))|nil }
+---@class sockdrawer.Luggage something that goes along when a connection moves
+---@field name string
+---@field pack fun(id: string): table|nil plain data
+---@field leave (fun(id: string, to: sockdrawer.Loop))|nil it has left
+---@field unpack fun(id: string, packed: table)
+
+---@param part sockdrawer.Luggage
 function whereabouts.carry(part)
   table.insert(luggage, part)
 end
@@ -115,7 +109,7 @@ end
 ---@param id string
 ---@param loop sockdrawer.Loop
 function whereabouts.departed(id, loop)
-  gone[id], guests[id] = loop.number, nil
+  gone[id], guests[id] = loop, nil
   for _, part in ipairs(luggage) do
     if part.leave then part.leave(id, loop) end
   end
@@ -132,7 +126,6 @@ function whereabouts.arrived(id, packed, from)
   for _, part in ipairs(luggage) do
     if packed[part.name] then part.unpack(id, packed[part.name]) end
   end
-  announce(id, runtime.loop)
 end
 
 -- ---------------------------------------------------------------- settling
@@ -172,7 +165,10 @@ mesh.answer("settled", function(params) end_settling(params.id) end)
 
 mesh.on_left(function(loop)
   for id, aside in pairs(settling) do
-    if aside.from == loop then end_settling(id) end
+    if aside.from == loop then
+      announce(id, runtime.loop) -- it cannot say so any more
+      end_settling(id)
+    end
   end
 end)
 
@@ -192,7 +188,6 @@ function whereabouts.settle(id, to)
     fences[number] = function() return loop.peer:call("fence", { id = id, loop = to.number }) end
   end
   sync.all(fences, FENCE)
-  if not is_own(id) and gone[id] == to.number then gone[id] = nil end
   if to.left then return end
   whereabouts.flush(to)
   to.peer:cast("settled", { id = id })
