@@ -70,8 +70,8 @@ end
 
 local function deliver(kind, id, value, from)
   if whereabouts.puts_aside(id, from) then return whereabouts.put_aside(id, kind, value) end
-  local loop = whereabouts.road_to(id)
-  if loop and loop ~= from then return send_to(loop, kind, id, value) end -- who sends it on does not know better
+  local loop = whereabouts.road_to(id, from)
+  if loop then return send_to(loop, kind, id, value) end
   return kinds[kind](id, value)
 end
 

@@ -49,11 +49,12 @@ end
 
 --- The loop to send on to; nil: he is here, or nowhere.
 ---@param id string
+---@param from sockdrawer.Loop|nil where it comes from
 ---@return sockdrawer.Loop|nil
-function whereabouts.road_to(id)
+function whereabouts.road_to(id, from)
   if gone[id] then return gone[id] end
-  local home = not guests[id] and home_of(id)
-  return home and home ~= runtime.loop and mesh.loops[home] or nil
+  local home = not guests[id] and mesh.loops[home_of(id)]
+  if home and home ~= from then return home end -- which sends nothing on that it could keep
 end
 
 -- ---------------------------------------------------------------- news
