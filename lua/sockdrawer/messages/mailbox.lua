@@ -5,6 +5,7 @@
 -- gets in.
 
 local core = require "sockdrawer.core"
+local ends = require "sockdrawer.messages.ends"
 local runtime = require "sockdrawer.runtime"
 local tasks = require "sockdrawer.tasks"
 
@@ -70,11 +71,13 @@ function mailbox.own()
   return new(id, nil, conn and conn.pool)
 end
 
---- Its task has ended.
+--- Its task has ended, or has left.
 ---@param id string
 function mailbox.forget(id)
   boxes[id] = nil
 end
+
+ends.on(mailbox.forget)
 
 function Mailbox:count()
   return self.last - self.first + 1

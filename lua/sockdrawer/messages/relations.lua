@@ -5,6 +5,7 @@
 -- which loop the other one is, so that a loop which dies is the end of all that were on it.
 
 local core = require "sockdrawer.core"
+local ends = require "sockdrawer.messages.ends"
 local mailbox = require "sockdrawer.messages.mailbox"
 local mesh = require "sockdrawer.mesh"
 local post = require "sockdrawer.messages.post"
@@ -130,7 +131,6 @@ end
 local function on_over(id, why, err)
   local its = known[id]
   known[id] = nil
-  mailbox.forget(id)
   if not its then return end
   local reason = its.reason or err and err:gsub("\nstack traceback:.*", "") or why or "normal"
   tell_all(its.watchers, { "down", from = id, reason = reason })
@@ -168,7 +168,7 @@ whereabouts.carry {
   end,
 }
 
-core.on_task_over(on_over)
+ends.on(on_over)
 
 -- ---------------------------------------------------------------- for user code
 
