@@ -14,6 +14,7 @@ local SECTIONS = {
     { "ConnTimeouts", "`conn:timeouts`" }, { "ConnStats", "`conn:stats`" },
     { "Buffer", "Buffers of `conn:buffers`" } },
   { "sockdrawer/tasks", { "Task", "Tasks" }, { "Timer", "Timers" } },
+  { "sockdrawer/topic", { "Topic", "Topics" }, { "Subscription", "Subscriptions" } },
   { "sockdrawer/testing", { "testing", "`sockdrawer.testing`" }, { "testing.Client", "Clients of `testing`" },
     { "testing.Server", "Servers of `testing`" } },
 }

@@ -7,6 +7,7 @@ local post = require "sockdrawer.messages.post"
 local relations = require "sockdrawer.messages.relations"
 local runtime = require "sockdrawer.runtime"
 local tasks = require "sockdrawer.tasks"
+local topic = require "sockdrawer.messages.topic"
 
 ---@class sockdrawer
 ---@field role "worker"|"loader"|"none" where this code runs
@@ -74,6 +75,8 @@ end
 
 for name, fn in pairs(messages) do sd[name] = in_a_task(name, fn) end
 
+sd.topic = topic.of
+
 -- The world.
 
 --- Connects to an address. The connection ends with the task that made it.
@@ -140,7 +143,7 @@ sd.ctl = setmetatable({}, {
 })
 
 -- What later stages bring says so, in place of "attempt to call a nil value".
-for name in ([[register whereis unregister supervisor topic shared channel select limiter work on]]):gmatch "%S+" do
+for name in ([[register whereis unregister supervisor shared channel select limiter work on]]):gmatch "%S+" do
   sd[name] = function() error(("sd.%s is not available yet"):format(name), 2) end
 end
 

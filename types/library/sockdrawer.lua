@@ -113,6 +113,11 @@ function sd.exit(id, reason) end
 ---@return boolean before
 function sd.trap(on) end
 
+--- The topic of that name, on all loops. It needs no making, and goes when nobody holds on to it.
+---@param name string
+---@return sockdrawer.Topic topic
+function sd.topic(name) end
+
 --- A table of this loop that outlives swaps.
 ---@param name string
 ---@return table state

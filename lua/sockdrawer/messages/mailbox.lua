@@ -23,6 +23,7 @@ local boxes = {} ---@type table<string, sockdrawer.Mailbox>
 ---@field last integer
 ---@field most number so many may lie in it
 ---@field dropped integer
+---@field of table<integer, sockdrawer.Subscription> where messages come from a subscription: at the same places
 ---@field conn table|nil whose task it is
 ---@field waiter table|nil handle of the task, while it waits for a message
 local Mailbox = {}
@@ -34,8 +35,8 @@ local function limit_of(pool)
 end
 
 local function new(id, conn, pool)
-  local box = setmetatable({ id = id, first = 1, last = 0, dropped = 0, conn = conn, most = limit_of(pool) }, Mailbox)
-  boxes[id] = box
+  local box = { id = id, first = 1, last = 0, of = {}, dropped = 0, conn = conn, most = limit_of(pool) }
+  boxes[id] = setmetatable(box, Mailbox)
   return box
 end
 
@@ -120,14 +121,22 @@ function Mailbox:push(message)
 end
 
 --- The same, however full it is.
-function Mailbox:tell(message)
-  return put(self, message)
+---@param message any plain data
+---@param subscription sockdrawer.Subscription|nil that it comes from
+function Mailbox:tell(message, subscription)
+  put(self, message)
+  if subscription then
+    self.of[self.last] = subscription
+    subscription.waiting = subscription.waiting + 1
+  end
+  return true
 end
 
 local function remove(self, at)
-  local message = self[at]
-  for i = at, self.first + 1, -1 do self[i] = self[i - 1] end
-  self[self.first] = nil
+  local message, from, of = self[at], self.of[at], self.of
+  if from then from.waiting = from.waiting - 1 end
+  for i = at, self.first + 1, -1 do self[i], of[i] = self[i - 1], of[i - 1] end
+  self[self.first], of[self.first] = nil, nil
   self.first = self.first + 1
   if self.first > self.last then
     self.first, self.last = 1, 0
@@ -182,13 +191,30 @@ function Mailbox:receive(seconds, match)
   end
 end
 
---- All that is in it, to go along to another loop.
----@return any[]
+--- Drops the oldest message of a subscription. Answers whether there was one.
+---@param subscription sockdrawer.Subscription
+---@return boolean
+function Mailbox:drop_oldest(subscription)
+  for at = self.first, self.last do
+    if self.of[at] == subscription then
+      remove(self, at)
+      return true
+    end
+  end
+  return false
+end
+
+--- All that is in it, to go along to another loop: messages, and the topics of those that were published.
+---@return { message: any, topic: string|nil }[]
 function Mailbox:contents()
-  return { unpack(self, self.first, self.last) }
+  local all = {}
+  for at = self.first, self.last do
+    all[#all + 1] = { message = self[at], topic = self.of[at] and self.of[at].topic }
+  end
+  return all
 end
 
 --- The mailbox of nobody, which is always empty.
-mailbox.none = setmetatable({ id = "", first = 1, last = 0, dropped = 0, most = 0 }, Mailbox)
+mailbox.none = setmetatable({ id = "", first = 1, last = 0, of = {}, dropped = 0, most = 0 }, Mailbox)
 
 return mailbox

@@ -17,13 +17,21 @@ local post = {
 
 local BATCH, MOST_WAITING, AGAIN = 64 * 1024, 8 * 1024 * 1024, 0.002
 
-local kinds = {}
+local encoder = buffer.new()
+local kinds, broadcasts = {}, {}
 
 --- Says what is done with what is brought to a task, on the loop where it is, or was until it ended.
 ---@param kind string
 ---@param fn fun(id: string, value: any): true|nil, string|nil
 function post.kind(kind, fn)
   kinds[kind] = fn
+end
+
+--- The same for what goes to a loop and not to one of its tasks: `fn(name, value, loop)`.
+---@param kind string
+---@param fn fun(name: string, value: any, loop: sockdrawer.Loop)
+function post.broadcast(kind, fn)
+  broadcasts[kind] = fn
 end
 
 -- ---------------------------------------------------------------- to other loops
@@ -54,16 +62,30 @@ local function flush_later(loop)
   end):detach()
 end
 
-local function send_to(loop, kind, id, value)
+--- What `put` takes: something for `id` on another loop, encoded once for any number of loops.
+---@return string
+function post.entry(kind, id, value)
+  return encoder:reset():encode(kind):encode(id):encode(value):get()
+end
+
+--- Sends an entry to a loop.
+---@param loop sockdrawer.Loop
+---@param entry string
+---@return true|nil, string|nil err "limit"
+function post.put(loop, entry)
   local batch = batch_of(loop)
   if #batch > MOST_WAITING then
     post.dropped = post.dropped + 1
     return nil, "limit"
   end
-  batch:encode(kind):encode(id):encode(value)
+  batch:put(entry)
   if not loop.flushing then flush_later(loop) end
   if #batch > BATCH and loop.peer.channel:pending() < BATCH then post.flush(loop) end
   return true
+end
+
+local function send_to(loop, kind, id, value)
+  return post.put(loop, post.entry(kind, id, value))
 end
 
 -- ---------------------------------------------------------------- delivering
@@ -81,7 +103,8 @@ mesh.answer("post", function(bytes, _, loop)
   local batch = buffer.new():set(bytes)
   while #batch > 0 do
     local kind, id, value = batch:decode(), batch:decode(), batch:decode()
-    deliver(kind, id, value, loop)
+    local broadcast = broadcasts[kind]
+    if broadcast then broadcast(id, value, loop) else deliver(kind, id, value, loop) end
   end
   return true
 end)
@@ -101,6 +124,10 @@ post.kind("message", function(id, message)
   return box:push(message)
 end)
 
+--- The subscription of somebody here to a topic; topic.lua says which.
+---@type fun(id: string, topic: string): sockdrawer.Subscription|nil
+post.subscription = nil
+
 whereabouts.carry {
   name = "mailbox",
   pack = function(id)
@@ -112,7 +139,7 @@ whereabouts.carry {
     local box = mailbox.open(id)
     if not box then return end
     box.dropped = packed.dropped
-    for _, message in ipairs(packed.messages) do box:tell(message) end
+    for _, one in ipairs(packed.messages) do box:tell(one.message, one.topic and post.subscription(id, one.topic)) end
   end,
 }
 

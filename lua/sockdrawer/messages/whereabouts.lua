@@ -91,10 +91,15 @@ end)
 ---@field pack fun(id: string): table|nil plain data
 ---@field leave (fun(id: string, to: sockdrawer.Loop))|nil it has left
 ---@field unpack fun(id: string, packed: table)
+---@field news (fun(id: string): table|nil)|nil what every other loop is to know of the new place …
+---@field heard (fun(id: string, news: table, loop: sockdrawer.Loop|nil))|nil … and does with it; nil: it is this one
+---@field settled (fun(id: string))|nil nothing more comes over the old loop, at the new one
+---@field over (fun(id: string))|nil the same at the old one
 
 ---@param part sockdrawer.Luggage
-function whereabouts.carry(part)
-  table.insert(luggage, part)
+---@param first boolean|nil before the others: they need what it unpacks
+function whereabouts.carry(part, first)
+  table.insert(luggage, first and 1 or #luggage + 1, part)
 end
 
 --- What goes along with a connection.
@@ -114,6 +119,12 @@ function whereabouts.departed(id, loop)
   for _, part in ipairs(luggage) do
     if part.leave then part.leave(id, loop) end
   end
+end
+
+local function news_of(id)
+  local news = {}
+  for _, part in ipairs(luggage) do news[part.name] = part.news and part.news(id) end
+  return news
 end
 
 --- It has come from another loop.
@@ -156,9 +167,16 @@ function whereabouts.put_aside(id, kind, value)
   return true
 end
 
+local function call_all(step, id)
+  for _, part in ipairs(luggage) do
+    if part[step] then part[step](id) end
+  end
+end
+
 local function end_settling(id)
   local aside = settling[id]
   settling[id] = nil
+  call_all("settled", id)
   for _, entry in ipairs(aside or {}) do whereabouts.deliver(entry[1], id, entry[2], nil) end
 end
 
@@ -176,6 +194,10 @@ end)
 -- The answer goes the way that post goes: what was sent before it has arrived when it does.
 mesh.answer("fence", function(params, _, loop)
   note(params.id, params.loop)
+  for _, part in ipairs(luggage) do
+    local news = params.news[part.name]
+    if news then part.heard(params.id, news, mesh.loops[params.loop]) end
+  end
   whereabouts.flush(loop)
   return true
 end)
@@ -184,11 +206,12 @@ end)
 ---@param id string
 ---@param to sockdrawer.Loop
 function whereabouts.settle(id, to)
-  local fences = {}
+  local fences, params = {}, { id = id, loop = to.number, news = news_of(id) }
   for number, loop in pairs(mesh.loops) do
-    fences[number] = function() return loop.peer:call("fence", { id = id, loop = to.number }) end
+    fences[number] = function() return loop.peer:call("fence", params) end
   end
   sync.all(fences, FENCE)
+  call_all("over", id)
   if to.left then return end
   whereabouts.flush(to)
   to.peer:cast("settled", { id = id })
