@@ -1,6 +1,7 @@
 -- Measures sockdrawer against the limit of this machine, in interleaved rounds. See README.md beside it.
 --   luajit bench/run.lua [--quick] [--rounds N] [--seconds S] [--only WORKLOAD]
 local process = require "spec.support.process"
+local socket = require "socket"
 
 local options = { rounds = 7, seconds = 1.5, warmup = 0.3 }
 
@@ -49,8 +50,10 @@ local function pinned(processor, words)
   return list
 end
 
-local function start(name, words, pattern)
-  local child = assert(process.start { args = pinned(0, words), stderr = "build/bench/" .. name .. ".log" })
+local function start(name, words, pattern, everywhere)
+  local child = assert(process.start {
+    args = everywhere and words or pinned(0, words), stderr = "build/bench/" .. name .. ".log",
+  })
   local port = process.eventually(function()
     child:pump(0)
     return child.text.out:match(pattern)
@@ -123,6 +126,69 @@ local function measure_all(servers)
   return results
 end
 
+-- ---------------------------------------------------------------- messages between loops
+
+local function connection_on(port, loop)
+  for _ = 1, 20 do
+    local c = assert(socket.connect("127.0.0.1", port))
+    c:settimeout(60)
+    c:send "id\n"
+    local where, id = c:receive():match "^(%d+) (%S+)$"
+    if tonumber(where) == loop then return c, id end
+    c:close()
+  end
+  error "no connection came to that loop"
+end
+
+-- Nanoseconds of CPU, and of time, for each of n.
+local function cost(server, line, c, n)
+  local cpu, begun = on_cpu(server.child.pid), process.now()
+  c:send(line .. "\n")
+  local answer, err = c:receive()
+  if answer ~= "done" then error(("%s: %s"):format(line, tostring(answer or err))) end
+  return { cpu = (on_cpu(server.child.pid) - cpu) / n, time = (process.now() - begun) * 1e9 / n }
+end
+
+local function bare_round_trip(program, n)
+  local _, out = process.run { args = { program, tostring(n) }, timeout = 60 }
+  local cpu, time = out:match "^(%d+) (%d+)"
+  return { cpu = tonumber(cpu), time = tonumber(time) }
+end
+
+local function median_of(rows, fn)
+  local list = {}
+  for i, row in ipairs(rows) do list[i] = fn(row) end
+  return median(list)
+end
+
+local function measure_messages()
+  local program, trips, many = build "pair", 3000, 200000
+  local server = start("messages", { process.cwd() .. "/build/bin/sockdrawer", "bench/messages.lua", "-c",
+    process.cwd() .. "/build/bench/messages.sock" }, "addr=tcp://[%d.]+:(%d+)\nready", true)
+  local taker, id = connection_on(server.port, 2)
+  local c = connection_on(server.port, 1)
+  taker:send "take\n"
+  local rows = {}
+  cost(server, ("rate %s %d"):format(id, many), c, many)
+  for round = 1, options.rounds do
+    rows[round] = {
+      rate = cost(server, ("rate %s %d"):format(id, many), c, many),
+      trip = cost(server, ("trip %s %d"):format(id, trips), c, trips), bare = bare_round_trip(program, trips),
+    }
+  end
+  return server, rows
+end
+
+local function report_messages(rows)
+  print(("\nmessages between two loops on %d processors, %d rounds, medians"):format(options.processors, #rows))
+  print(("  small ones, one way: %.0f a second, %.0f ns of CPU each on both sides together"):format(
+    median_of(rows, function(r) return 1e9 / r.rate.time end), median_of(rows, function(r) return r.rate.cpu end)))
+  print(("  there and back: %.2f × the CPU and %.2f × the time of a bare socket pair (%.1f µs of CPU)"):format(
+    median_of(rows, function(r) return r.trip.cpu / r.bare.cpu end),
+    median_of(rows, function(r) return r.trip.time / r.bare.time end),
+    median_of(rows, function(r) return r.trip.cpu / 1000 end)))
+end
+
 local function stop(servers)
   for _, server in ipairs(servers) do
     process.signal(server.child.pid, "TERM")
@@ -130,9 +196,7 @@ local function stop(servers)
   end
 end
 
-local function run()
-  local _, processors = process.run { args = { "/usr/bin/nproc" } }
-  options.processors = tonumber(processors)
+local function run_echo()
   options.load = build "load"
   local servers = {
     start("limit", { build "limit" }, "port (%d+)"),
@@ -151,5 +215,14 @@ local function run()
   end
 end
 
+local function run_messages()
+  local server, rows = measure_messages()
+  stop { server }
+  report_messages(rows)
+end
+
 parse(arg)
-run()
+local _, processors = process.run { args = { "/usr/bin/nproc" } }
+options.processors = tonumber(processors)
+if options.only ~= "messages" then run_echo() end
+if not options.only or options.only == "messages" then run_messages() end

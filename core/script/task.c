@@ -9,6 +9,8 @@
 #include "base/log_writer.h"
 #include "net/connection.h"
 
+enum { ROUNDS = 8 };
+
 /* ---- owners ---- */
 
 void sd_own(sd_owner *owner, sd_owned *owned) {
@@ -196,14 +198,20 @@ static void run(sd_task *task, int nargs) {
   if (sd_the_vm.loop.dirty != NULL) sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 
-bool sd_task_run_ready(void *unused) {
-  (void)unused;
+static void run_round(void) {
   sd_vm *vm = &sd_the_vm;
   for (unsigned n = vm->nready; n > 0 && vm->ready != NULL; n--) {
     sd_task *task = vm->ready;
     dequeue(task);
     run(task, task->pending);
   }
+}
+
+/* Tasks that wake one another have a few goes before the kernel is asked again. */
+bool sd_task_run_ready(void *unused) {
+  (void)unused;
+  sd_vm *vm = &sd_the_vm;
+  for (int round = 0; round < ROUNDS && vm->ready != NULL; round++) run_round();
   sd_conn_flush_dirty(&vm->loop); /* what was written outside tasks: in luv's callbacks */
   return vm->ready != NULL;
 }

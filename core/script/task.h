@@ -92,7 +92,7 @@ void sd_task_continue(sd_task *task, int n);
 /* Ends it where it stands: at once, or at its next wait when it is running. */
 void sd_task_drop(sd_task *task);
 
-/* Runs what was ready when it was called. True: there is more. */
+/* Runs what is ready, a bounded number of times. True: there is more. */
 bool sd_task_run_ready(void *unused);
 
 /* Seconds until a wait with a timer is given up; pushes nil, "timeout". */

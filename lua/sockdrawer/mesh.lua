@@ -16,13 +16,15 @@ local mesh = {
   loops = {}, ---@type table<integer, sockdrawer.Loop> those that can be reached, by number
 }
 
-local answers, leavers, joiners = {}, {}, {}
+local answers, leavers, joiners, in_order = {}, {}, {}, {}
 
 --- What is done when another loop asks for `op`: `fn(params, fds, loop) → result | nil, err`.
 ---@param op string
 ---@param fn fun(params: any, fds: integer[], loop: sockdrawer.Loop): any, string|nil
-function mesh.answer(op, fn)
+---@param at_once boolean|nil it never waits, and is done before what comes next
+function mesh.answer(op, fn, at_once)
   answers[op] = function(loop, params, fds) return fn(params, fds or {}, loop) end
+  in_order[op] = at_once
 end
 
 --- Calls `fn(loop)` when a loop cannot be reached any more: its process has ended, or is about to.
@@ -64,7 +66,7 @@ function mesh.join(other, fd)
     end
     tell(leavers, loop)
   end
-  loop.peer = wire.new(core.channel(fd), handlers)
+  loop.peer = wire.new(core.channel(fd), handlers, nil, in_order)
   mesh.loops[loop.number] = loop
   core.reach(loop.slot, loop.pid)
   tell(joiners, loop)

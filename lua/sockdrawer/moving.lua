@@ -343,7 +343,7 @@ function Moving:is_busy()
 end
 
 for op, answer in pairs(answers) do
-  mesh.answer(op, function(params, fds, loop) return answer(here, params, fds, loop) end)
+  mesh.answer(op, function(params, fds, loop) return answer(here, params, fds, loop) end, op == "arrive")
 end
 
 mesh.on_left(function(loop) release_all(here, loop) end)

@@ -39,6 +39,12 @@ function Peer:_answer(id, result, err, data)
   self.channel:send(bytes)
 end
 
+function Peer:_perform(handler, message, fds)
+  local result, err, data = guarded(handler, message.params or {}, fds)
+  if message.id then return self:_answer(message.id, result, err, data) end
+  if result == nil and self.handlers.failed then self.handlers.failed(message.op, err, data) end
+end
+
 function Peer:_serve(message, fds)
   local handler = self.handlers[message.op]
   if not handler then
@@ -50,11 +56,8 @@ function Peer:_serve(message, fds)
     return
   end
   if message.id then self.serving[message.id] = true end
-  core.spawn(function()
-    local result, err, data = guarded(handler, message.params or {}, fds)
-    if message.id then return self:_answer(message.id, result, err, data) end
-    if result == nil and self.handlers.failed then self.handlers.failed(message.op, err, data) end
-  end):detach()
+  if self.at_once[message.op] then return self:_perform(handler, message, fds) end
+  core.spawn(self._perform, self, handler, message, fds):detach()
 end
 
 function Peer:_dispatch(message, fds)
@@ -92,14 +95,17 @@ end
 
 --- Speaks over `channel`, answering with `handlers[op](params, fds) → result | nil, err, data`.
 -- Each incoming message gets its own task, started in order of arrival. `handlers.closed()` is called once at the
--- end, `handlers.failed(op, err, data)` for a cast whose handler failed (there is nobody to tell).
+-- end, `handlers.failed(op, err, data)` for a cast whose handler failed (there is nobody to tell). Those named in
+-- `at_once` never wait and get no task: one is done before the next message is looked at.
 ---@param channel table  a core.channel
 ---@param handlers table<string, function>
 ---@param last_id integer|nil where another has spoken over this channel before: what it asked last
+---@param at_once table<string, true>|nil
 ---@return sockdrawer.Peer
-function wire.new(channel, handlers, last_id)
+function wire.new(channel, handlers, last_id, at_once)
   local self = setmetatable({
     channel = channel, handlers = handlers, pending = {}, serving = {}, last_id = last_id or 0, closed = false,
+    at_once = at_once or {},
   }, Peer)
   core.spawn(function() self:_read() end):detach()
   return self

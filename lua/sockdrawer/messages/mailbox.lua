@@ -34,6 +34,12 @@ local function limit_of(pool)
   return limits and limits.mailbox or MOST
 end
 
+-- The pool that a task works for: its connection's, or that of the generation that began it.
+local function pool_of(id)
+  local task, conn = tasks.find(id), core.connection()
+  return task and task.origin and task.origin.pool or conn and conn.pool
+end
+
 local function new(id, conn, pool)
   local box = { id = id, first = 1, last = 0, of = {}, dropped = 0, conn = conn, most = limit_of(pool) }
   boxes[id] = setmetatable(box, Mailbox)
@@ -69,7 +75,7 @@ function mailbox.own()
     return new(id, conn, conn.pool)
   end
   core.current():watch()
-  return new(id, nil, conn and conn.pool)
+  return new(id, nil, pool_of(id))
 end
 
 --- Its task has ended, or has left.

@@ -107,7 +107,7 @@ mesh.answer("post", function(bytes, _, loop)
     if broadcast then broadcast(id, value, loop) else deliver(kind, id, value, loop) end
   end
   return true
-end)
+end, true)
 
 --- Brings something to a task, here or on another loop.
 ---@param kind string see post.kind

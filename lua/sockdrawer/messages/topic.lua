@@ -99,7 +99,7 @@ end
 mesh.answer("subscribers", function(counts, _, loop)
   for name, count in pairs(counts) do note_remote(here(name), loop, count) end
   return true
-end)
+end, true)
 
 post.broadcast("lost", function(name, count)
   local t = here(name)
@@ -142,7 +142,8 @@ local function deliver_to(one, message, from, number)
   return one:deliver(message)
 end
 
--- `from`: the process of its publisher. From the last to the first: one that ends meanwhile is replaced by one that has had it.
+-- `from`: the process of its publisher. From the last to the first: one that ends meanwhile is replaced by one that has
+-- had it.
 local function deliver(t, message, except, from, number)
   local delivered, dropped, list = 0, 0, t.list
   for i = #list, 1, -1 do

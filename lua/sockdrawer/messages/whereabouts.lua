@@ -67,7 +67,7 @@ local function announce(id, number)
   for _, loop in pairs(mesh.loops) do loop.peer:cast("went", { id = id, loop = number }) end
 end
 
-mesh.answer("went", function(params) note(params.id, params.loop) end)
+mesh.answer("went", function(params) note(params.id, params.loop) end, true)
 
 mesh.on_left(function(loop)
   for id, there in pairs(gone) do
@@ -180,7 +180,7 @@ local function end_settling(id)
   for _, entry in ipairs(aside or {}) do whereabouts.deliver(entry[1], id, entry[2], nil) end
 end
 
-mesh.answer("settled", function(params) end_settling(params.id) end)
+mesh.answer("settled", function(params) end_settling(params.id) end, true)
 
 mesh.on_left(function(loop)
   for id, aside in pairs(settling) do
@@ -200,7 +200,7 @@ mesh.answer("fence", function(params, _, loop)
   end
   whereabouts.flush(loop)
   return true
-end)
+end, true)
 
 --- Makes sure that nothing is under way to this loop for somebody who has left, then lets the new loop know.
 ---@param id string
