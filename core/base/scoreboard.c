@@ -312,12 +312,14 @@ sd_scoreboard_party sd_scoreboard_assign(
 
 /* Reaping takes the pid away before it takes the lock: who is there under the lock
  * will have what it gets here counted when it is reaped. */
-int sd_scoreboard_pass(sd_scoreboard *sb, uint32_t pool, sd_scoreboard_party from, sd_scoreboard_party to) {
+int sd_scoreboard_pass(
+  sd_scoreboard *sb, uint32_t pool, sd_scoreboard_party from, sd_scoreboard_party to, bool has_place) {
   sd_scoreboard_pool *p = lock(sb, pool);
-  bool possible = is_there(sb, from) && is_there(sb, to) && *held(sb, pool, from.slot) > 0;
+  uint32_t places = has_place ? 1 : 0;
+  bool possible = is_there(sb, from) && is_there(sb, to) && *held(sb, pool, from.slot) >= places;
   if (possible) {
-    ++*held(sb, pool, to.slot);
-    --*held(sb, pool, from.slot);
+    *held(sb, pool, to.slot) += places;
+    *held(sb, pool, from.slot) -= places;
     ++sd_scoreboard_counters_of(sb, to.slot, pool)->connections;
     --sd_scoreboard_counters_of(sb, from.slot, pool)->connections;
   }

@@ -189,10 +189,11 @@ typedef struct {
   int32_t pid;
 } sd_scoreboard_party;
 
-/* A connection moves from one process to another, and its place with it: at no
- * moment is it counted twice or not at all. -ESRCH when one of them has ended (then
+/* A connection moves from one process to another, and its place with it, unless it has
+ * none: at no moment is it counted twice or not at all. -ESRCH when one of them has ended (then
  * nothing has happened, and what a dead one held was or will be reaped). */
-int sd_scoreboard_pass(sd_scoreboard *sb, uint32_t pool, sd_scoreboard_party from, sd_scoreboard_party to);
+int sd_scoreboard_pass(
+  sd_scoreboard *sb, uint32_t pool, sd_scoreboard_party from, sd_scoreboard_party to, bool has_place);
 
 /* Chooses under the pool's lock who serves what we have a place for. Whoever it is
  * gets the place, and is counted as having one connection more, accepted by us; we

@@ -516,6 +516,25 @@ static int l_note(lua_State *L) {
   return 0;
 }
 
+/* uncount() → true | nil, "closed": its place is free at once; nothing else changes. */
+static int l_uncount(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  if (c->pool == NULL) return luaL_error(L, "conn:uncount: this connection was not accepted by a pool");
+  if (c->conn.state == SD_CONN_CLOSED) return sd_push_failure(L, SD_ECLOSED);
+  if (!c->uncounted) {
+    c->uncounted = true;
+    sd_scoreboard_release(sd_the_vm.scoreboard, sd_l_pool_index(c));
+  }
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* _uncounted() */
+static int l_uncounted(lua_State *L) {
+  lua_pushboolean(L, sd_l_conn_check(L, 1)->uncounted);
+  return 1;
+}
+
 /* _watch() → whether its handler still runs: then its end will be told to on_task_over. */
 static int l_watch(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
@@ -578,6 +597,8 @@ static const luaL_Reg methods[] = {
   { "_cut", l_cut },
   { "_note", l_note },
   { "_ending", l_ending },
+  { "uncount", l_uncount },
+  { "_uncounted", l_uncounted },
   { "_watch", l_watch },
   { "_mail", l_mail },
   { "_task", l_task },

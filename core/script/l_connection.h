@@ -64,6 +64,7 @@ struct l_conn {
   bool wanted, asked;           /* somebody waits for it to come between two messages; it was said */
   bool follows;                 /* it has read with `follow` */
   bool departed;                /* it lives on in another process */
+  bool uncounted;               /* it takes no place of its pool's */
   bool has_mail, message_next;  /* its mailbox is not empty; the last event was not from there */
   bool in_directory, handler_over, gone, has_extra, has_on_close;
 };
@@ -151,6 +152,7 @@ void sd_l_pool_conn_gone(l_conn *c);                                     /* both
 void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which);    /* pool, generation, loop */
 l_generation *sd_l_pool_generation(const l_pool *pool, uint64_t number); /* or NULL */
 void sd_l_pool_conn_change(l_conn *c, l_generation *to);
+uint32_t sd_l_pool_index(const l_conn *c); /* of the pool that it was accepted by */
 uint64_t sd_l_pool_newer(const l_conn *c); /* the live generation if it is newer, else 0 */
 
 #endif

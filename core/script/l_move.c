@@ -157,6 +157,7 @@ static int l_pack(lua_State *L) {
   put_flag(L, "fin", c->conn.fin);
   put_flag(L, "want_fin", c->conn.want_fin);
   put_flag(L, "follows", c->follows);
+  put_flag(L, "uncounted", c->uncounted);
   return 1;
 }
 
@@ -173,12 +174,12 @@ static int l_depart(lua_State *L) {
   return sd_task_wait(L, task, NULL, NULL);
 }
 
-/* pass(from, from_pid, to, to_pid) → true | nil, word: slots of the scoreboard. */
+/* pass(from, from_pid, to, to_pid, uncounted) → true | nil, word: slots of the scoreboard. */
 int sd_l_move_pass(lua_State *L) {
   const l_pool *pool = sd_l_pool_check(L);
   sd_scoreboard_party from = { (uint32_t)luaL_checkinteger(L, 2), (int32_t)luaL_checkinteger(L, 3) };
   sd_scoreboard_party to = { (uint32_t)luaL_checkinteger(L, 4), (int32_t)luaL_checkinteger(L, 5) };
-  int err = sd_scoreboard_pass(sd_the_vm.scoreboard, pool->index, from, to);
+  int err = sd_scoreboard_pass(sd_the_vm.scoreboard, pool->index, from, to, !lua_toboolean(L, 6));
   if (err) return sd_push_failure(L, err);
   lua_pushboolean(L, 1);
   return 1;
@@ -265,15 +266,17 @@ static int unpack(lua_State *L, int index, l_conn *c) {
   c->conn.fin = flag_of(L, index, "fin");
   c->conn.want_fin = flag_of(L, index, "want_fin");
   c->follows = flag_of(L, index, "follows");
+  c->uncounted = flag_of(L, index, "uncounted");
   sd_conn_set_life_deadline(&c->conn, from_now(c, number_of(L, index, "life")));
   return 0;
 }
 
 /* The connection was counted here when its place was passed on. */
 static int lost(lua_State *L, const l_pool *pool, int fd, int err) {
+  bool uncounted = lua_istable(L, 4) && flag_of(L, 4, "uncounted");
   close(fd);
   sd_scoreboard_count_closed(sd_the_vm.scoreboard, pool->index);
-  sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
+  if (!uncounted) sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
   return sd_push_failure(L, err);
 }
 

@@ -101,6 +101,10 @@ l_generation *sd_l_pool_generation(const l_pool *pool, uint64_t number) {
   return find_generation(pool, number);
 }
 
+uint32_t sd_l_pool_index(const l_conn *c) {
+  return c->pool->index;
+}
+
 uint64_t sd_l_pool_newer(const l_conn *c) {
   const l_generation *live = sd_l_pool_current(c->pool);
   return live != NULL && live->number > c->task.generation ? live->number : 0;
@@ -109,7 +113,7 @@ uint64_t sd_l_pool_newer(const l_conn *c) {
 void sd_l_pool_conn_closed(l_conn *c) {
   sd_scoreboard_count_closed(sd_the_vm.scoreboard, c->pool->index);
   sd_scoreboard_leave(sd_the_vm.scoreboard, c->pool->index, c->headcount);
-  sd_scoreboard_release(sd_the_vm.scoreboard, c->pool->index);
+  if (!c->uncounted) sd_scoreboard_release(sd_the_vm.scoreboard, c->pool->index);
 }
 
 /* finish(conn, reason, error | nil), in a task of its own. */

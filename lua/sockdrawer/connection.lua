@@ -18,7 +18,7 @@ for name, text in pairs(INSTEAD) do
   methods[name] = function() error(("conn.%s does not exist: use %s"):format(name, text), 2) end
 end
 
-for name in ([[sendfile starttls tls datagrams write_to uncount]]):gmatch "%S+" do
+for name in ([[sendfile starttls tls datagrams write_to]]):gmatch "%S+" do
   methods[name] = function() error(("conn:%s is not available yet"):format(name), 2) end
 end
 

@@ -291,3 +291,49 @@ describe("a full pool", function()
     assert.equal(0, pool(s).rejected)
   end)
 end)
+
+describe("conn:uncount", function()
+  after_each(server.cleanup)
+
+  it("frees a place at once, once, and the connection goes on: over a move, and to its end", function()
+    local s = server.start { args = { "-n", "2" }, files = { ["h.lua"] = [[
+return { frames = "l", version = 1, handle_data = function(conn, line)
+  if line == "uncount" then line = tostring(conn:uncount()) end
+  conn:write(line, "\n")
+end }]] }, script = [[require("sockdrawer").pool("p", {
+      listen = "tcp://127.0.0.1:0", handler = "h", max_connections = 2, timeouts = { idle = false } })]] }
+    local first, second, third = s:connect(), s:connect(), nil
+    for _, c in ipairs { first, second } do assert.equal("hello", client.ask(c, "hello")) end
+    third = s:connect()
+    third:send "let me in\n"
+    client.expect_silence(third, 0.1)
+    assert.equal("true", client.ask(first, "uncount"))
+    assert.equal("let me in", client.line(third))
+    assert.equal("true", client.ask(first, "uncount"))
+    local fourth = s:connect()
+    fourth:send "me too\n"
+    client.expect_silence(fourth, 0.1)
+    local rows = s:rpc "conns"
+    assert.equal(3, #rows)
+    local _, port = first:getsockname()
+    for _, row in ipairs(rows) do
+      if row.peer:match ":(%d+)$" == tostring(port) then
+        assert(s:rpc("move", { conn = row.id, loop = row.loop == 1 and 2 or 1 }))
+      end
+    end
+    assert.equal("still here", client.ask(first, "still here"))
+    client.expect_silence(fourth, 0.1)
+    first:close() -- it held no place, so nobody gets one
+    client.expect_silence(fourth, 0.2)
+    second:close()
+    assert.equal("me too", client.line(fourth))
+    client.close_all { third, fourth }
+    local pool
+    assert.is_truthy(process.eventually(function()
+      pool = s:rpc("status").pools[1]
+      return pool.connections == 0
+    end))
+    assert.same({ 4, 4 }, { pool.accepted, pool.closed })
+    for _, c in ipairs(client.many(s, 2)) do assert.equal("x", client.ask(c, "x")) end
+  end)
+end)

@@ -400,7 +400,7 @@ static void the_counters_of_the_dead_stay_in_the_sum(void **state) {
 /* ---- slots ---- */
 
 static int pass(sd_scoreboard *sb, uint32_t from, int32_t from_pid, uint32_t to, int32_t to_pid) {
-  return sd_scoreboard_pass(sb, 0, (sd_scoreboard_party){ from, from_pid }, (sd_scoreboard_party){ to, to_pid });
+  return sd_scoreboard_pass(sb, 0, (sd_scoreboard_party){ from, from_pid }, (sd_scoreboard_party){ to, to_pid }, true);
 }
 
 static void a_place_passes_to_another_process(void **state) {

@@ -261,6 +261,11 @@ function conn:wait(seconds) end
 ---@return boolean|integer|"once" before
 function conn:active(mode) end
 
+--- Gives up its place in `max_connections` at once; it goes on, drains and is listed like any other.
+---@return true? ok
+---@return "closed"? err
+function conn:uncount() end
+
 --- Seconds since it was opened.
 ---@return number seconds
 function conn:age() end
