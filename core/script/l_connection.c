@@ -463,6 +463,21 @@ static void number_field(lua_State *L, const char *key, double value) {
   lua_setfield(L, -2, key);
 }
 
+/* _deadlines() → { wait=, write=, lifetime=, header=, deadline= }: seconds left of those that run. */
+static int l_deadlines(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  const struct {
+    const char *name;
+    uint64_t when;
+  } rows[] = { { "wait", c->conn.read_deadline }, { "write", c->conn.write_deadline },
+    { "lifetime", c->conn.life_deadline }, { "header", c->conn.header_deadline }, { "deadline", c->conn.deadline } };
+  double now = (double)sd_loop_now(c->conn.loop);
+  lua_newtable(L);
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+    if (rows[i].when != 0) number_field(L, rows[i].name, ((double)rows[i].when - now) / 1000);
+  return 1;
+}
+
 static double seconds_since(const l_conn *c, uint64_t then) {
   return (double)(sd_loop_now(c->conn.loop) - then) / 1000;
 }
@@ -475,10 +490,11 @@ static int l_age(lua_State *L) {
 
 static int l_stats(lua_State *L) {
   const l_conn *c = sd_l_conn_check(L, 1);
-  lua_createtable(L, 0, 5);
+  lua_createtable(L, 0, 6);
   number_field(L, "bytes_in", (double)c->conn.bytes_in);
   number_field(L, "bytes_out", (double)c->conn.bytes_out);
   number_field(L, "queued", (double)sd_conn_queued(&c->conn));
+  number_field(L, "buffered", (double)sd_buffer_length(&c->conn.in));
   number_field(L, "age", seconds_since(c, c->conn.opened));
   number_field(L, "idle", seconds_since(c, c->conn.active));
   return 1;
@@ -592,6 +608,7 @@ static const luaL_Reg methods[] = {
   { "age", l_age },
   { "stats", l_stats },
   { "_extra", l_extra },
+  { "_deadlines", l_deadlines },
   { "_fd", l_fd },
   { "_drain", l_drain },
   { "_cut", l_cut },

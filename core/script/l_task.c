@@ -76,7 +76,27 @@ static int l_status(lua_State *L) {
   return 1;
 }
 
+/* look() → state, what it waits for, for how many seconds; the last two only while it waits. */
+static int l_look(lua_State *L) {
+  const sd_task *task = check_handle(L)->task;
+  l_status(L);
+  if (task == NULL || task->state != SD_TASK_WAITING) return 1;
+  lua_pushstring(L, task->what);
+  lua_pushnumber(L, (lua_Number)(sd_loop_now(&sd_the_vm.loop) - task->since) / 1000);
+  return 3;
+}
+
+/* traceback() → where it stands, or nil when it is over. */
+static int l_traceback(lua_State *L) {
+  const sd_task *task = check_handle(L)->task;
+  if (task == NULL || task->co == NULL) return 0;
+  luaL_traceback(L, task->co, NULL, 0);
+  return 1;
+}
+
 static const luaL_Reg handle_methods[] = {
+  { "look", l_look },
+  { "traceback", l_traceback },
   { "wake", l_wake },
   { "cancel", l_cancel },
   { "detach", l_detach },

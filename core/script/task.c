@@ -329,6 +329,7 @@ static const char *why_not_wait(lua_State *L) {
 sd_task *sd_task_here(lua_State *L, const char *what) {
   const char *why = why_not_wait(L);
   if (why != NULL) luaL_error(L, "%s: %s", what, why);
+  sd_the_vm.current->what = what;
   return sd_the_vm.current;
 }
 
@@ -351,6 +352,7 @@ int sd_task_wait(lua_State *L, sd_task *task, void *waiting_for, void (*unwait)(
   task->state = SD_TASK_WAITING;
   task->waiting_for = waiting_for;
   task->unwait = unwait;
+  task->since = sd_loop_now(&sd_the_vm.loop);
   lua_settop(L, 0);
   lua_pushlightuserdata(L, &waits);
   return lua_yield(L, 1);

@@ -55,6 +55,8 @@ struct sd_task {
   const void *conn;                    /* anchor of the connection it works for, or NULL: it may be gone */
   uint32_t pool;                       /* SD_SCOREBOARD_NO_POOL: none */
   unsigned epoch;                      /* when it started */
+  const char *what;                    /* that it did last which may wait: "conn:read"; a literal */
+  uint64_t since;                      /* loop time: when its last wait began */
   uint16_t pending;                    /* values on co for the resume to come */
   uint8_t state;
   bool doomed;        /* to be dropped at its next wait */

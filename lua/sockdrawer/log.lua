@@ -135,6 +135,7 @@ local function to_pipe(record)
 end
 
 local function emit(record)
+  if out.observe then out.observe(record) end
   if out.write then
     out.write(log.format(record, out.format))
   else
@@ -142,10 +143,12 @@ local function emit(record)
   end
 end
 
---- Says where lines go and how. Without `write` they go down this process's log pipe.
----@param options { write?: fun(line: string), level?: string, format?: string, base?: table }
+--- Says where lines go and how. Without `write` they go down this process's log pipe. `observe` sees each record
+--- before it is written.
+---@param options { write?: fun(line: string), observe?: fun(record: table), level?: string, format?: string,
+---  base?: table }
 function log.configure(options)
-  for _, key in ipairs { "write", "level", "format", "base" } do
+  for _, key in ipairs { "write", "observe", "level", "format", "base" } do
     if options[key] ~= nil then out[key] = options[key] end
   end
 end

@@ -204,6 +204,18 @@ function shows.conns(result)
   return columns(verbs.connection_columns, result)
 end
 
+function shows.tasks(result)
+  return columns(verbs.task_columns, result)
+end
+
+-- How often first, then one line an event.
+function shows.events(result)
+  local lines = columns({ "count", "event", "pool", "level" }, result.counts)
+  lines[#lines + 1] = ""
+  for _, record in ipairs(result.events or {}) do lines[#lines + 1] = log.format(record, "text") end
+  return lines
+end
+
 function shows.gens(result)
   return columns({ "generation", "module", "digest", "state", "connections", "started", "cause", "by" }, result)
 end

@@ -100,6 +100,16 @@ function tasks.find(id)
   return self and self.handle:status() ~= "done" and self or nil
 end
 
+--- All that run, but those of connections.
+---@return sockdrawer.Task[]
+function tasks.all()
+  local list = {}
+  for _, task in pairs(running) do
+    if task.handle:status() ~= "done" then list[#list + 1] = task end
+  end
+  return list
+end
+
 --- Waits for its end.
 ---@param seconds number|nil
 ---@return true|nil, any ... what the function returned, or the error: its message, "cancelled", "timeout", "shutdown"
@@ -194,6 +204,7 @@ local function timer(seconds, fn, run)
   if type(fn) ~= "function" then error("a function was expected, not a " .. type(fn), 3) end
   local self = setmetatable({ period = seconds, fn = fn, over = false }, Timer)
   self.task = tasks.spawn(function() return run(self, core.now() + seconds) end)
+  self.task.kind = "timer"
   return self
 end
 

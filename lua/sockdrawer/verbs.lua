@@ -177,6 +177,10 @@ local VALUES = parameter("values", "values", 'the same as data: {"timeouts.idle"
 verbs.connection_columns = {
   "id", "pool", "generation", "loop", "peer", "local", "age", "idle", "bytes_in", "bytes_out", "state",
 }
+-- And `tasks`.
+verbs.task_columns = {
+  "id", "kind", "pool", "generation", "loop", "state", "waits_for", "since", "mailbox", "dropped", "peer",
+}
 verbs.log_levels = { "debug", "info", "warn", "warning", "error", "off" }
 
 ---@type sockdrawer.Verb[]
@@ -271,6 +275,21 @@ verbs.rows = {
     options = {
       parameter("deadline", "seconds", "give up when it has not been between two messages for so long (5)"),
     }, changes = true, patient = true, show = "line" },
+  { name = "conn", help = "everything about one connection: where its handler stands, timers, queues",
+    args = { parameter("conn", "text", "its id") }, show = "fields", objects = { "timers" } },
+  { name = "post", help = "put a text into the mailbox of a connection's handler",
+    args = { parameter("conn", "text", "its id"), parameter("text", "text", "the message", { word = "TEXT" }) },
+    changes = true, show = "line" },
+  { name = "tasks", help = "what runs, and what it waits for since when", args = { ANY_POOL }, show = "tasks" },
+  { name = "events", help = "what has happened lately, and how often", show = "events",
+    options = {
+      parameter("kind", "text", "only events of this kind"), parameter("pool", "text", "only those of this pool"),
+      LOOP, parameter("limit", "count", "no more rows than this, the newest"),
+      parameter("window", "seconds", "count those of the last seconds, up to 600; default: 60"),
+    } },
+  { name = "restart", help = "a new worker in place of one, whose connections stay with it until they end",
+    args = { parameter("loop", "count", "the loop's number", { word = "LOOP" }) }, options = { RETIRE, WAIT },
+    changes = true, patient = true, show = "line", supervised = true },
   { name = "log", help = "change the log level, of everything or of one pool",
     args = { parameter("level", "choice", "the least serious lines to write", { choices = verbs.log_levels }),
       ANY_POOL },
@@ -279,11 +298,6 @@ verbs.rows = {
     options = { parameter("now", "flag", "cut everything at once"), DEADLINE },
     changes = true, patient = true, show = "line" },
 
-  { name = "conn", stage = 3, usage = "CONN", help = "everything about one connection" },
-  { name = "post", stage = 3, usage = "CONN TEXT", help = "send a message to a connection's task" },
-  { name = "restart", stage = 3, usage = "LOOP", help = "replace one worker" },
-  { name = "tasks", stage = 3, usage = "[POOL]", help = "what runs and what it waits for" },
-  { name = "events", stage = 3, usage = "[--follow]", help = "what happened" },
   { name = "retarget", stage = 7, usage = "POOL ADDR…", help = "change where a connect pool connects to" },
   { name = "trace", stage = 6, usage = "CONN|POOL", help = "watch the traffic of connections" },
   { name = "profile", stage = 6, usage = "LOOP|POOL", help = "where the time goes" },

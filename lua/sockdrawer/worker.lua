@@ -7,9 +7,11 @@ local core = require "sockdrawer.core"
 local cidr = require "sockdrawer.cidr"
 local drain = require "sockdrawer.drain"
 local log = require "sockdrawer.log"
+local looking = require "sockdrawer.looking"
 local mesh = require "sockdrawer.mesh"
 local migration = require "sockdrawer.migration"
 local moving = require "sockdrawer.moving"
+local post = require "sockdrawer.messages.post"
 local runtime = require "sockdrawer.runtime"
 local serving = require "sockdrawer.serving"
 local tasks = require "sockdrawer.tasks"
@@ -223,6 +225,18 @@ local function named(rows, ids)
     if by_id[id] then found[#found + 1] = by_id[id] else missing[#missing + 1] = id end
   end
   return found, missing
+end
+
+function operations.tasks(self, params)
+  return looking.tasks(self.serving, params.pool)
+end
+
+function operations.conn(_, params)
+  return looking.connection(params.conn)
+end
+
+function operations.post(_, params)
+  return post.send(params.conn, params.text)
 end
 
 function operations.close(self, params)

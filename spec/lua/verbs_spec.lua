@@ -38,7 +38,7 @@ describe("the table of verbs", function()
     local text = verbs.markdown()
     assert.truthy(text:find("| `gens POOL` | the generations of a pool |", 1, true))
     assert.truthy(text:find("`promote POOL [--mode new\\|drain\\|migrate] [--deadline S] [--wait S]`", 1, true))
-    assert.truthy(text:find("**(stage 3)**", 1, true))
+    assert.truthy(text:find("**(stage 6)**", 1, true))
   end)
 end)
 

@@ -302,9 +302,9 @@ return { frames = "l", version = 1, handle_data = function(conn, line)
   conn:write(line, "\n")
 end }]] }, script = [[require("sockdrawer").pool("p", {
       listen = "tcp://127.0.0.1:0", handler = "h", max_connections = 2, timeouts = { idle = false } })]] }
-    local first, second, third = s:connect(), s:connect(), nil
+    local first, second = s:connect(), s:connect()
     for _, c in ipairs { first, second } do assert.equal("hello", client.ask(c, "hello")) end
-    third = s:connect()
+    local third = s:connect()
     third:send "let me in\n"
     client.expect_silence(third, 0.1)
     assert.equal("true", client.ask(first, "uncount"))
@@ -328,12 +328,12 @@ end }]] }, script = [[require("sockdrawer").pool("p", {
     second:close()
     assert.equal("me too", client.line(fourth))
     client.close_all { third, fourth }
-    local pool
+    local row
     assert.is_truthy(process.eventually(function()
-      pool = s:rpc("status").pools[1]
-      return pool.connections == 0
+      row = s:rpc("status").pools[1]
+      return row.connections == 0
     end))
-    assert.same({ 4, 4 }, { pool.accepted, pool.closed })
+    assert.same({ 4, 4 }, { row.accepted, row.closed })
     for _, c in ipairs(client.many(s, 2)) do assert.equal("x", client.ask(c, "x")) end
   end)
 end)

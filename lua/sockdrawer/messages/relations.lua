@@ -170,6 +170,16 @@ whereabouts.carry {
 
 ends.on(on_over)
 
+--- Whom a task of this loop is linked to.
+---@param id string
+---@return string[] ids
+function relations.links(id)
+  local ids = {}
+  for other in pairs(known[id] and known[id].links or {}) do ids[#ids + 1] = other end
+  table.sort(ids)
+  return ids
+end
+
 -- ---------------------------------------------------------------- for user code
 
 local function loop_of(id)

@@ -328,6 +328,16 @@ post.kind("published", function(id, value)
   one:deliver(value.message)
 end)
 
+--- The topics that a task or connection of this loop has subscribed to.
+---@param id string
+---@return string[]
+function topic.names(id)
+  local names = {}
+  for one in pairs(owned[id] or {}) do names[#names + 1] = one.topic end
+  table.sort(names)
+  return names
+end
+
 -- ---------------------------------------------------------------- for user code
 
 ---@class sockdrawer.Topic

@@ -40,7 +40,10 @@ function Instance:open_log(overrides)
   local given = overrides.log
   if type(given) ~= "table" then given = { level = given, format = overrides.log_format } end
   self.log_writer = core.log_writer(2, LOG_RING)
-  log.configure { write = function(line) self.log_writer:write(line) end }
+  log.configure {
+    write = function(line) self.log_writer:write(line) end,
+    observe = function(record) self.events:add(record) end,
+  }
   self:configure_log(log.levels[given.level] and given.level, given.format)
   core.on_task_error(function(_, text) log.error("internal", { msg = text }) end)
 end

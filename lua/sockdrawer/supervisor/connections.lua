@@ -107,6 +107,20 @@ function connections.conns(instance, params)
   return rows
 end
 
+--- The tasks of all workers.
+function connections.tasks(instance, params)
+  local ok, err = check_pool(instance, params.pool)
+  if not ok then return nil, err end
+  local answers, missing = ask(instance, "tasks", { pool = params.pool })
+  local rows = list()
+  for _, answer in pairs(answers) do
+    for _, row in ipairs(type(answer[1]) == "table" and answer[1] or {}) do rows[#rows + 1] = row end
+  end
+  table.sort(rows, order_by "id")
+  if #missing > 0 then rows.missing = missing end
+  return rows
+end
+
 local function close_at_once(instance, params)
   local workers = instance.workers:in_state("running", "draining")
   local answers = instance.workers:ask(workers, "close", params, ANSWER)

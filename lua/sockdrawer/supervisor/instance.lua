@@ -3,6 +3,7 @@
 local core = require "sockdrawer.core"
 local embedded = require "sockdrawer.supervisor.embedded"
 local jsonrpc = require "sockdrawer.jsonrpc"
+local events = require "sockdrawer.events"
 local loaders = require "sockdrawer.supervisor.loaders"
 local log = require "sockdrawer.log"
 local operations = require "sockdrawer.supervisor.operations"
@@ -39,7 +40,7 @@ function instance.new(options)
   local self = setmetatable({
     state = "starting", started = core.now(), script_path = options.script, script_args = options.args or {},
     folder = source.folder(options.script), overrides = loader_overrides(options.overrides), leaving = {},
-    supervised = true, command = options.command,
+    supervised = true, command = options.command, events = events.new(),
   }, Instance)
   self.loaders = loaders.new(function() return self:_loader_settings() end)
   return self

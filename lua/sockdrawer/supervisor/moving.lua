@@ -1,4 +1,4 @@
---- move: a connection goes from one loop to another.
+--- What is done with one connection, wherever it is: move, conn, post.
 
 local moving = {}
 
@@ -41,6 +41,33 @@ function moving.move(instance, params)
     { timeout = deadline + SPARE })
   if not ok then return nil, err, data end
   return result
+end
+
+-- Asks the worker where it is. It may move meanwhile: then once more.
+local function ask(instance, op, params)
+  for _ = 1, 2 do
+    local worker = find(instance, params.conn)
+    if not worker then return nil, "no such connection" end
+    local answer, err = worker.peer:call(op, params, { timeout = ANSWER })
+    if answer or err ~= "no such connection" and err ~= "closed" then return answer, err end
+  end
+  return nil, "no such connection"
+end
+
+--- Everything about one connection.
+---@param params { conn: string }
+---@return table|nil result, string|nil err
+function moving.conn(instance, params)
+  return ask(instance, "conn", params)
+end
+
+--- Puts a text into the mailbox of a connection's handler.
+---@param params { conn: string, text: string }
+---@return table|nil result, string|nil err
+function moving.post(instance, params)
+  local ok, err = ask(instance, "post", params)
+  if not ok then return nil, err end
+  return { conn = params.conn }
 end
 
 return moving

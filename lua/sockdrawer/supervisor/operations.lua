@@ -17,7 +17,8 @@ local upgrade = require "sockdrawer.supervisor.upgrade"
 local operations = {
   status = report.status, tree = report.tree, info = report.info, get = report.get,
   conns = connections.conns, gens = connections.gens, close = connections.close,
-  move = moving.move,
+  move = moving.move, conn = moving.conn, post = moving.post, tasks = connections.tasks, events = report.events,
+  restart = scaling.restart,
   purge = ending.purge, wait = ending.wait, scale = scaling.scale, roll = scaling.roll,
   upgrade = upgrade.upgrade,
   swap = swap.swap, rollback = swap.rollback, promote = swap.promote, reload = reload.reload, diff = diff.diff,

@@ -183,4 +183,19 @@ function report.get(instance, params)
   return options
 end
 
+-- ---------------------------------------------------------------- events
+
+local MINUTE = 60
+
+--- What has happened lately, and how often.
+---@param params { kind: string|nil, pool: string|nil, loop: integer|nil, limit: integer|nil, window: number|nil }
+---@return { window: number, counts: table[], events: table[] }
+function report.events(instance, params)
+  local window = params.window or MINUTE
+  return {
+    window = window, counts = list(instance.events:counts(core.time(), window, params)),
+    events = list(instance.events:records(params)),
+  }
+end
+
 return report

@@ -111,4 +111,20 @@ function scaling.roll(instance, params)
   end)
 end
 
+-- ---------------------------------------------------------------- restart
+
+--- A new worker in place of one, which retires.
+---@param params { loop: integer, deadline: number|false|nil, wait: number|nil }
+---@return { loop: integer, started: integer }|nil result, string|nil err
+function scaling.restart(instance, params)
+  return instance.changes:alone("restart", params.wait, function()
+    local known = false
+    for _, loop in ipairs(instance.workers.order) do known = known or loop == params.loop end
+    if not known then return nil, ("no such loop in service: %d"):format(params.loop) end
+    local worker, err = instance.workers:replace(params.loop, params.deadline)
+    if not worker then return nil, err end
+    return { loop = params.loop, started = worker.loop }
+  end)
+end
+
 return scaling

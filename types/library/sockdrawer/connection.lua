@@ -49,6 +49,7 @@
 ---@class sockdrawer.ConnStats
 ---@field bytes_in number bytes read
 ---@field bytes_out number bytes sent
+---@field buffered number bytes that have come and were not taken yet
 ---@field queued number bytes that wait to be sent
 ---@field age number seconds since it was opened
 ---@field idle number seconds since the last byte

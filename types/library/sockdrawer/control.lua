@@ -301,6 +301,63 @@ function control.close(params) end
 ---@return table? data
 function control.move(params) end
 
+---@class sockdrawer.Control.conn
+---@field conn string its id
+
+--- Everything about one connection: where its handler stands, timers, queues.
+---@param params sockdrawer.Control.conn
+---@return table? result
+---@return string? err
+---@return table? data
+function control.conn(params) end
+
+---@class sockdrawer.Control.post
+---@field conn string its id
+---@field text string the message
+
+--- Put a text into the mailbox of a connection's handler.
+---@param params sockdrawer.Control.post
+---@return table? result
+---@return string? err
+---@return table? data
+function control.post(params) end
+
+---@class sockdrawer.Control.tasks
+---@field pool? string one pool only
+
+--- What runs, and what it waits for since when.
+---@param params? sockdrawer.Control.tasks
+---@return table? result
+---@return string? err
+---@return table? data
+function control.tasks(params) end
+
+---@class sockdrawer.Control.events
+---@field kind? string only events of this kind
+---@field pool? string only those of this pool
+---@field loop? integer only those of this loop
+---@field limit? integer no more rows than this, the newest
+---@field window? number count those of the last seconds, up to 600; default: 60
+
+--- What has happened lately, and how often.
+---@param params? sockdrawer.Control.events
+---@return table? result
+---@return string? err
+---@return table? data
+function control.events(params) end
+
+---@class sockdrawer.Control.restart
+---@field loop integer the loop's number
+---@field deadline? number|false|"infinity" who leaves service has its connections end, and cuts them after so many seconds; without it they stay
+---@field wait? number queue so long behind another change instead of answering busy
+
+--- A new worker in place of one, whose connections stay with it until they end.
+---@param params sockdrawer.Control.restart
+---@return table? result
+---@return string? err
+---@return table? data
+function control.restart(params) end
+
 ---@class sockdrawer.Control.log
 ---@field level "debug"|"info"|"warn"|"warning"|"error"|"off" the least serious lines to write
 ---@field pool? string one pool only

@@ -1,0 +1,87 @@
+--- What has happened lately: the last records of the log, and how often each kind has come, second by second.
+--
+-- Memory is fixed: so many records, so many kinds, ten minutes of seconds. Time is given with each record.
+
+local events = {}
+
+local MOST, KINDS, SECONDS = 1000, 256, 600
+
+---@class sockdrawer.EventStore
+local Store = {}
+Store.__index = Store
+
+---@param most integer|nil so many records are kept
+---@return sockdrawer.EventStore
+function events.new(most)
+  return setmetatable({ most = most or MOST, last = 0, ring = {}, kinds = {}, count = 0 }, Store)
+end
+
+-- One for each event and pool. When there are too many kinds, the rest counts as one.
+local function kind_of(self, record)
+  local event, pool = record.event or "log", record.pool or ""
+  local key = event .. "\0" .. pool
+  local kind = self.kinds[key]
+  if kind then return kind end
+  if self.count >= KINDS then
+    key, event, pool = "other\0", "other", ""
+    if self.kinds[key] then return self.kinds[key] end
+  end
+  kind = { event = event, pool = pool ~= "" and pool or nil, level = record.level, counts = {}, stamps = {} }
+  self.kinds[key], self.count = kind, self.count + 1
+  return kind
+end
+
+--- Adds a record of the log.
+---@param record { ts: number, level: string, event: string, pool: string|nil }
+function Store:add(record)
+  self.last = self.last + 1
+  self.ring[self.last % self.most] = record
+  local kind, second = kind_of(self, record), math.floor(record.ts)
+  local at = second % SECONDS
+  if kind.stamps[at] ~= second then kind.stamps[at], kind.counts[at] = second, 0 end
+  kind.counts[at] = kind.counts[at] + 1
+  kind.last = record.ts
+end
+
+local function matches(record, wanted)
+  return (not wanted.kind or record.event == wanted.kind) and (not wanted.pool or record.pool == wanted.pool)
+    and (not wanted.loop or record.loop == wanted.loop)
+end
+
+--- The records that match, the newest last.
+---@param wanted { kind: string|nil, pool: string|nil, loop: integer|nil, limit: integer|nil }
+---@return table[]
+function Store:records(wanted)
+  local found = {}
+  for i = self.last, math.max(1, self.last - self.most + 1), -1 do
+    local record = self.ring[i % self.most]
+    if matches(record, wanted) then table.insert(found, 1, record) end
+    if #found >= (wanted.limit or math.huge) then break end
+  end
+  return found
+end
+
+--- How often each kind has come in the last `window` seconds: those that have, the most frequent first.
+---@param now number
+---@param window number at most 600
+---@param wanted { kind: string|nil, pool: string|nil }
+---@return { event: string, pool: string|nil, level: string, count: integer, last: number }[]
+function Store:counts(now, window, wanted)
+  local rows, first = {}, math.floor(now) - math.min(window, SECONDS) + 1
+  for _, kind in pairs(self.kinds) do
+    local sum = 0
+    for at, second in pairs(kind.stamps) do
+      if second >= first then sum = sum + kind.counts[at] end
+    end
+    if sum > 0 and matches(kind, { kind = wanted.kind, pool = wanted.pool }) then
+      table.insert(rows, { event = kind.event, pool = kind.pool, level = kind.level, count = sum, last = kind.last })
+    end
+  end
+  table.sort(rows, function(a, b)
+    if a.count ~= b.count then return a.count > b.count end
+    return a.event .. (a.pool or "") < b.event .. (b.pool or "")
+  end)
+  return rows
+end
+
+return events
