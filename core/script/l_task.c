@@ -170,6 +170,12 @@ static int l_park(lua_State *L) {
   return sd_task_wait(L, task, &parked, NULL);
 }
 
+/* here(what) → the running task; raises, naming `what`, where nothing may wait: before anybody knows of the wait. */
+static int l_here(lua_State *L) {
+  sd_task_push_handle(L, sd_task_here(L, luaL_checkstring(L, 1)));
+  return 1;
+}
+
 static int l_sleep(lua_State *L) {
   sd_task *task = sd_task_here(L, "sleep");
   sd_task_set_timeout(task, sd_check_ms(L, 1));
@@ -272,6 +278,7 @@ static const luaL_Reg functions[] = {
   { "stop", l_stop },
   { "spawn", l_spawn },
   { "park", l_park },
+  { "here", l_here },
   { "sleep", l_sleep },
   { "current", l_current },
   { "now", l_now },
