@@ -4,6 +4,7 @@
 -- late (the task gave up) or from elsewhere, so every wait looks at its own condition again before it believes it.
 
 local core = require "sockdrawer.core"
+local line = require "sockdrawer.line"
 
 local sync = {}
 
@@ -13,25 +14,77 @@ local function remaining(deadline)
   return math.max(0, deadline - core.now())
 end
 
--- Parks until `ready()` or the deadline. Answers true, or nil and the word that ended the wait.
-local function park_until(ready, deadline)
-  while not ready() do
-    local _, why = core.park(remaining(deadline))
-    if ready() then return true end
-    if why == "shutdown" then return nil, "shutdown" end
+-- Which of those that are ready is chance, so that one that is always ready does not hide the others. Not with
+-- math.random: whoever seeds that expects its own sequence.
+local dice = 1
+
+local function roll(sides)
+  dice = dice * 16807 % 2147483647
+  return dice % sides + 1
+end
+
+local function pick(things)
+  local chosen, ready = nil, 0
+  for i = 1, #things do
+    if things[i]:_ready() then
+      ready = ready + 1
+      if ready == 1 or roll(ready) == 1 then chosen = things[i] end
+    end
+  end
+  return chosen
+end
+
+-- The one that is ready; or nil and why there is none.
+local function wait_in_line(things, waiter, deadline, pause)
+  while true do
+    waiter.called = false
+    for i = 1, #things do things[i]._line:join(waiter) end
+    local _, why = pause(remaining(deadline))
+    local thing = pick(things)
+    if thing then return thing end
+    if why == "shutdown" then return nil, why end
     if deadline and core.now() >= deadline then return nil, "timeout" end
   end
-  return true
 end
 
-local function wake_all(waiters)
-  for i = 1, #waiters do waiters[i]:wake() end
+local function wait_for(things, task, deadline, pause)
+  local waiter = line.waiter(task)
+  local thing, why = wait_in_line(things, waiter, deadline, pause)
+  for i = 1, #things do things[i]._line:leave(waiter) end
+  if thing then return thing, thing:_take() end
+  return nil, why
 end
 
-local function forget(list, item)
-  for i = #list, 1, -1 do
-    if list[i] == item then table.remove(list, i) end
-  end
+--- Waits for the first of several things and takes from that one alone.
+--
+-- A thing has `_line`, a line that it calls when there is something; `_ready()`, whether there is now; and `_take()`,
+-- which takes it, and is asked right after `_ready()` was true. A thing that is over stays ready and answers so.
+---@param things { _line: sockdrawer.Line, _ready: (fun(self: any): any), _take: (fun(self: any): ...) }[]
+---@param seconds number|nil
+---@param what string who waits, for messages
+---@return table|nil thing, any ... what was taken; or nil and "timeout" or "shutdown"
+function sync.first(things, seconds, what)
+  local thing = pick(things)
+  if thing then return thing, thing:_take() end
+  return wait_for(things, core.here(what), seconds and core.now() + seconds, core.rest)
+end
+
+local function taken(thing, ...)
+  if thing then return ... end
+  return nil, (...)
+end
+
+local function one(thing, seconds, what, pause)
+  if thing:_ready() then return thing:_take() end
+  return taken(wait_for({ thing }, core.here(what), seconds and core.now() + seconds, pause))
+end
+
+--- As `first`, of one: only what was taken, or nil and the word.
+---@param seconds number|nil
+---@param what string who waits, for messages
+---@return any ...
+function sync.one(thing, seconds, what)
+  return one(thing, seconds, what, core.rest)
 end
 
 --- A value that comes later, once; any number of tasks may wait for it.
@@ -42,17 +95,21 @@ Promise.__index = Promise
 
 ---@return sockdrawer.Promise
 function sync.promise()
-  return setmetatable({ done = false, waiters = {} }, Promise)
+  local self = setmetatable({ done = false }, Promise)
+  self._line = line.new(self)
+  return self
 end
+
+function Promise:_ready() return self.done end
+
+function Promise:_take() return unpack(self.values, 1, self.count) end
 
 --- Settles it; only the first call counts.
 ---@return boolean settled
 function Promise:resolve(...)
   if self.done then return false end
   self.done, self.count, self.values = true, select("#", ...), { ... }
-  local waiters = self.waiters
-  self.waiters = {}
-  wake_all(waiters)
+  self._line:wake_all()
   return true
 end
 
@@ -60,15 +117,13 @@ end
 ---@param timeout number|nil seconds
 ---@return any ... the values, or nil, "timeout"
 function Promise:wait(timeout)
-  local task = core.current()
-  local deadline = timeout and core.now() + timeout
-  if not self.done then table.insert(self.waiters, task) end
-  local ok, why = park_until(function() return self.done end, deadline)
-  if not ok then
-    forget(self.waiters, task)
-    return nil, why
+  return one(self, timeout, "wait", core.park)
+end
+
+local function forget(list, item)
+  for i = #list, 1, -1 do
+    if list[i] == item then table.remove(list, i) end
   end
-  return unpack(self.values, 1, self.count)
 end
 
 --- One holder at a time, the next one in order of asking.
@@ -116,10 +171,15 @@ end
 local Queue = {}
 Queue.__index = Queue
 
+--- `thing` is what those in line wait for, if the queue is only a part of it.
 ---@return sockdrawer.Queue
-function sync.queue()
-  return setmetatable({ first = 1, last = 0, items = {}, waiters = {} }, Queue)
+function sync.queue(thing)
+  local self = setmetatable({ first = 1, last = 0, items = {} }, Queue)
+  self._line = line.new(thing or self)
+  return self
 end
+
+function Queue:_ready() return self.last >= self.first end
 
 ---@return integer
 function Queue:count()
@@ -129,23 +189,21 @@ end
 function Queue:push(item)
   self.last = self.last + 1
   self.items[self.last] = item
-  local waiter = table.remove(self.waiters, 1)
-  if waiter then waiter:wake() end
+  self._line:call()
+end
+
+function Queue:_take()
+  local item = self.items[self.first]
+  self.items[self.first] = nil
+  self.first = self.first + 1
+  if self.first > self.last then self.first, self.last = 1, 0 end
+  return item
 end
 
 --- Takes the oldest item, waiting for one if there is none.
 ---@return any item, string|nil err "timeout"
 function Queue:pop(timeout)
-  local task = core.current()
-  local deadline = timeout and core.now() + timeout
-  if self:count() == 0 then table.insert(self.waiters, task) end
-  local ok, why = park_until(function() return self:count() > 0 end, deadline)
-  forget(self.waiters, task)
-  if not ok then return nil, why end
-  local item = self.items[self.first]
-  self.items[self.first] = nil
-  self.first = self.first + 1
-  return item
+  return one(self, timeout, "wait", core.park)
 end
 
 --- Runs every function in a task of its own and waits for all of them.

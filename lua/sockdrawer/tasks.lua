@@ -53,8 +53,9 @@ end
 
 local function new(fn, ...)
   if type(fn) ~= "function" then error("a function was expected, not a " .. type(fn), 3) end
+  local outcome = sync.promise()
   return setmetatable({
-    fn = fn, count = select("#", ...), arguments = { ... }, children = {}, outcome = sync.promise(),
+    fn = fn, count = select("#", ...), arguments = { ... }, children = {}, outcome = outcome, _line = outcome._line,
   }, Task)
 end
 
@@ -116,6 +117,10 @@ end
 function Task:wait(seconds)
   return self.outcome:wait(seconds)
 end
+
+-- For sd.select: its end is what it has to give, as often as somebody asks.
+function Task:_ready() return self.outcome.done end
+function Task:_take() return self.outcome:_take() end
 
 --- Ends it, with all it started. Cancelling what has ended is harmless.
 function Task:cancel()

@@ -49,6 +49,8 @@ local function new_core()
     return coroutine.yield()
   end
 
+  core.rest = core.park
+  function core.here() return core.running end
   function core.current() return core.running end
   function core.now() return core.clock end
   function core.time() return core.clock + 1e9 end
