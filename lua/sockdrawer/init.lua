@@ -1,11 +1,13 @@
 --- The public face: everything that `require "sockdrawer"` gives to scripts and handlers.
 
+local channel = require "sockdrawer.channel"
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
 local mailbox = require "sockdrawer.messages.mailbox"
 local post = require "sockdrawer.messages.post"
 local relations = require "sockdrawer.messages.relations"
 local runtime = require "sockdrawer.runtime"
+local select_first = require "sockdrawer.select"
 local tasks = require "sockdrawer.tasks"
 local topic = require "sockdrawer.messages.topic"
 
@@ -41,6 +43,7 @@ end
 sd.now, sd.time = core.now, core.time
 sd.sleep, sd.after, sd.every = tasks.sleep, tasks.after, tasks.every
 sd.spawn, sd.await = tasks.spawn, tasks.await
+sd.channel, sd.select = channel.new, select_first
 
 --- A table of this loop that outlives swaps.
 ---@param name string
@@ -143,7 +146,7 @@ sd.ctl = setmetatable({}, {
 })
 
 -- What later stages bring says so, in place of "attempt to call a nil value".
-for name in ([[register whereis unregister supervisor shared channel select limiter work on]]):gmatch "%S+" do
+for name in ([[register whereis unregister supervisor shared limiter work on]]):gmatch "%S+" do
   sd[name] = function() error(("sd.%s is not available yet"):format(name), 2) end
 end
 
