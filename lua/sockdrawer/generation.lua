@@ -57,8 +57,8 @@ function Generation:_located(text, traceback)
   return text
 end
 
--- LuaJIT shortens long file names in messages; people want to open the file.
-function Generation:_in_full(text)
+--- LuaJIT shortens long file names in messages; people want to open the file.
+function Generation:in_full(text)
   return (text:gsub("(%.%.%.[^\n]-):(%d+):", function(path, line)
     return self.sources[path] and ("%s:%s:"):format(self.sources[path], line)
   end))
@@ -80,7 +80,7 @@ end
 
 function Generation:_failed(text, traceback)
   self.raised = nil
-  return false, self:_in_full(text), self:_in_full(traceback)
+  return false, self:in_full(text), self:in_full(traceback)
 end
 
 function Generation:_finish(co, outer, resumed, ok, ...)
@@ -249,7 +249,7 @@ end
 ---@field module string|nil the main module; default: the snapshot's
 ---@field args string[]|nil the words behind `--`: the global `arg`
 ---@field search { path: string, cpath: string }|nil instead of the process's module path behind the folder
----@field sd table|nil what `require "sockdrawer"` gives
+---@field sd table|(fun(generation: sockdrawer.Generation): table)|nil what `require "sockdrawer"` gives
 ---@field reader (fun(path: string): string|nil, string|nil)|nil
 
 --- A generation in which nothing has been loaded yet.
@@ -273,6 +273,7 @@ function M.new(options)
     chain = {},   -- the modules that are being loaded, outermost first
     loading = false,
   }, Generation)
+  if type(self.sd) == "function" then self.sd = self.sd(self) end
   self.require = function(name) return self:_require(name) end
   self.env, self.package = environment.new(self)
   return self

@@ -10,6 +10,7 @@ local runtime = require "sockdrawer.runtime"
 local select_first = require "sockdrawer.select"
 local tasks = require "sockdrawer.tasks"
 local topic = require "sockdrawer.messages.topic"
+local work = require "sockdrawer.work"
 
 ---@class sockdrawer
 ---@field role "worker"|"loader"|"none" where this code runs
@@ -44,6 +45,7 @@ sd.now, sd.time = core.now, core.time
 sd.sleep, sd.after, sd.every = tasks.sleep, tasks.after, tasks.every
 sd.spawn, sd.await = tasks.spawn, tasks.await
 sd.channel, sd.select = channel.new, select_first
+sd.work = work.run
 
 --- A table of this loop that outlives swaps.
 ---@param name string
@@ -146,7 +148,7 @@ sd.ctl = setmetatable({}, {
 })
 
 -- What later stages bring says so, in place of "attempt to call a nil value".
-for name in ([[register whereis unregister supervisor shared limiter work on]]):gmatch "%S+" do
+for name in ([[register whereis unregister supervisor shared limiter on]]):gmatch "%S+" do
   sd[name] = function() error(("sd.%s is not available yet"):format(name), 2) end
 end
 

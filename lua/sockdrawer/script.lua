@@ -38,8 +38,13 @@ local function refuse_late(declared, what)
   end
 end
 
+local function base(o, gen)
+  if type(o.sd) == "function" then return o.sd(gen) end
+  return o.sd or require "sockdrawer"
+end
+
 -- The public module as the script sees it: with the two functions that declare.
-local function declaring(base, declared)
+local function declaring(public, declared)
   local sd = {}
   function sd.server(given)
     refuse_late(declared, "server")
@@ -51,7 +56,7 @@ local function declaring(base, declared)
     local file, line = call_site(declared)
     table.insert(declared.pools, { name = name, options = given, file = file, line = line })
   end
-  return setmetatable(sd, { __index = base })
+  return setmetatable(sd, { __index = public })
 end
 
 -- Evaluating.
@@ -92,7 +97,7 @@ end
 ---@field pools sockdrawer.Declaration[]
 
 --- Runs a script. Answers what it declared, without judging it.
----@param o { snapshot: sockdrawer.Snapshot|nil, path: string|nil, args: string[]|nil, sd: table|nil,
+---@param o { snapshot: sockdrawer.Snapshot|nil, path: string|nil, args: string[]|nil, sd: table|function|nil,
 ---  reader: function|nil }
 ---@return sockdrawer.Evaluation|nil
 ---@return string|nil err
@@ -103,7 +108,7 @@ function M.evaluate(o)
   local declared = { path = script.path, servers = {}, pools = {} }
   local gen = generation.new {
     snapshot = o.snapshot, folder = source.folder(script.path), module = "@script", args = o.args or {},
-    sd = declaring(o.sd or require "sockdrawer", declared), reader = o.reader,
+    sd = function(gen) return declaring(base(o, gen), declared) end, reader = o.reader,
   }
   declared.generation, gen.script = gen, script
   gen.env.arg = { [0] = script.path, unpack(gen.args) }

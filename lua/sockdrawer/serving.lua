@@ -13,6 +13,7 @@ local log = require "sockdrawer.log"
 local parts = require "sockdrawer.parts"
 local runtime = require "sockdrawer.runtime"
 local script = require "sockdrawer.script"
+local work = require "sockdrawer.work"
 
 local serving = {}
 
@@ -33,7 +34,7 @@ end
 -- Loading. Failures are raised as { text=, traceback= } and turned into an answer in one place, `prepare`.
 
 local function load_into(scope, load, options)
-  options.sd = require "sockdrawer"
+  options.sd = work.sd
   local ok, loaded, err, data = runtime.load(scope, load, options)
   if not ok then error(loaded, 0) end
   if loaded == nil then error({ text = tostring(err), traceback = data and data.traceback }, 0) end

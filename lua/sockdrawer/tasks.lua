@@ -158,6 +158,13 @@ function tasks.failed(id, text)
   return self.origin
 end
 
+--- Where the running task comes from, if a generation began it, or who began it, while it loaded.
+---@return { pool: string, generation: integer }|nil
+function tasks.origin()
+  local self = current()
+  return self and self.origin
+end
+
 local function check_seconds(seconds, least)
   if type(seconds) ~= "number" or seconds ~= seconds or seconds < least then
     error(("seconds were expected, not %s"):format(tostring(seconds)), 3)

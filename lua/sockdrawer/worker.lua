@@ -16,6 +16,7 @@ local runtime = require "sockdrawer.runtime"
 local serving = require "sockdrawer.serving"
 local tasks = require "sockdrawer.tasks"
 local wire = require "sockdrawer.wire"
+local work = require "sockdrawer.work"
 require "sockdrawer.connection"
 
 local worker = {}
@@ -53,11 +54,6 @@ end
 local function require_luv()
   local uv, reason = core.luv()
   return uv or error("luv: " .. tostring(reason), 2)
-end
-
--- Debian's limits suit small programs: many protocol branches overflow them and flush every trace, again and again.
-local function tune_jit()
-  if jit.status() then jit.opt.start("maxtrace=8000", "maxrecord=16000", "maxmcode=8192", "sizemcode=256") end
 end
 
 -- Own deadlines, for the day the supervisor dies.
@@ -392,7 +388,8 @@ end
 function worker.main()
   core.ignore_signals { "TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "PIPE" }
   core.parent_death(DRAIN_DEADLINE)
-  tune_jit()
+  require "sockdrawer.tuning"()
+  work.prepare()
   core.luv() -- it has to be opened here, on the main state, or never
   print = print_to_log -- luacheck: ignore 121
   return core.run(function() worker.start(core.channel(CHANNEL)) end)

@@ -3,11 +3,12 @@
 local callbacks = require "sockdrawer.callbacks"
 local generation = require "sockdrawer.generation"
 local runtime = require "sockdrawer.runtime"
+local work = require "sockdrawer.work"
 
 local handler = {}
 
 local function load_in(scope, options)
-  options.sd = require "sockdrawer"
+  options.sd = work.sd
   local ok, loaded, err, data = runtime.load(scope, generation.load, options)
   if not ok then return nil, loaded.traceback end
   return loaded, data and data.traceback or err
