@@ -33,8 +33,10 @@ end
 
 -- Receiving.
 
+-- More than what those who have been called will take?
 function Channel:_ready()
-  return self.closed or self.queue:_ready() or self.senders:peek() ~= nil
+  local missing = self._line:owed() + 1 - self.queue:count()
+  return self.closed or missing <= 0 or self.senders:has(missing)
 end
 
 -- Room goes to whoever has waited longest for it.
@@ -44,7 +46,7 @@ local function refill(self)
 end
 
 function Channel:_take()
-  if self.queue:_ready() then
+  if self.queue:count() > 0 then
     local value = self.queue:_take()
     refill(self)
     return value

@@ -1,14 +1,14 @@
 --- Those who wait for a thing, in the order in which they came.
 --
--- A thing is whatever answers `_ready()`: something can be taken from it now. Nobody stands in line for what is ready.
--- Who is called may take from another thing, or be gone before it runs, cancelled or with its connection, and nobody is
--- told. So whoever calls one of several has somebody look again behind it.
+-- A thing is whatever answers `_ready()`: something can be taken from it now, beside what is owed to those who have been
+-- called and have not run yet. Who is called may take from another thing, or be gone before it runs, cancelled or with
+-- its connection, and nobody is told. So whoever calls one of several has somebody look again behind it.
 
 local core = require "sockdrawer.core"
 
 ---@class sockdrawer.Waiter one task in one wait; it may stand in several lines
 ---@field task table a handle of the core
----@field called boolean something is there for it
+---@field called sockdrawer.Line|false the one that has something for it
 
 ---@class sockdrawer.Line
 local Line = {}
@@ -22,7 +22,7 @@ local SHORTEST_SWEEP = 32
 ---@param thing { _ready: fun(self: any): any }
 ---@return sockdrawer.Line
 function line.new(thing)
-  return setmetatable({ thing = thing, first = 1, last = 0, size = 0, sweep_at = SHORTEST_SWEEP }, Line)
+  return setmetatable({ thing = thing, first = 1, last = 0, size = 0, sweep_at = SHORTEST_SWEEP, owed_to = {} }, Line)
 end
 
 --- Somebody who is about to wait.
@@ -94,22 +94,64 @@ function Line:next()
   local waiter = self:peek()
   if not waiter then return nil end
   remove(self, waiter)
-  waiter.called = true
+  waiter.called = self
   waiter.task:wake()
   return waiter
 end
 
--- As long as there is something and somebody stands here, another look follows.
-local function look_again(self)
-  self.looking = false
-  if self.size > 0 and self.thing:_ready() then self:call() end
+--- Whether at least `n` stand here.
+---@param n integer
+---@return boolean
+function Line:has(n)
+  if self.size < n then return false end
+  if n == 1 then return self:peek() ~= nil end
+  for i = self.first, self.last do
+    local waiter = self[i]
+    if waiter and not is_gone(waiter) then n = n - 1 end
+    if n == 0 then return true end
+  end
+  return false
 end
 
---- Calls the first one: there is something to take.
-function Line:call()
-  if not self:next() or self.size == 0 or self.looking then return end
+local look
+
+-- As long as somebody stands here behind one who was called, another look follows.
+local function look_again(self)
+  self.looking = false
+  if self.size == 0 then return end
+  if self.thing:_ready() then self:call() elseif #self.owed_to > 0 then look(self) end
+end
+
+function look(self)
+  if self.looking then return end
   self.looking = true
   core.spawn(look_again, self):detach()
+end
+
+--- Calls the first one: there is something to take, which is owed to it from now on.
+function Line:call()
+  local waiter = self:next()
+  if not waiter then return end
+  table.insert(self.owed_to, waiter)
+  if self.size > 0 then look(self) end
+end
+
+--- How much is owed to those who have been called.
+---@return integer
+function Line:owed()
+  local list = self.owed_to
+  for i = #list, 1, -1 do
+    if is_gone(list[i]) then table.remove(list, i) end
+  end
+  return #list
+end
+
+--- Says that one who was called has come.
+---@param waiter sockdrawer.Waiter
+function Line:settle(waiter)
+  for i, one in ipairs(self.owed_to) do
+    if one == waiter then return table.remove(self.owed_to, i) end
+  end
 end
 
 --- Wakes everybody: it is over with the thing, or there is enough for all.

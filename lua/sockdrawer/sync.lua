@@ -37,9 +37,10 @@ end
 -- The one that is ready; or nil and why there is none.
 local function wait_in_line(things, waiter, deadline, pause)
   while true do
-    waiter.called = false
     for i = 1, #things do things[i]._line:join(waiter) end
     local _, why = pause(remaining(deadline))
+    if waiter.called then waiter.called:settle(waiter) end
+    waiter.called = false
     local thing = pick(things)
     if thing then return thing end
     if why == "shutdown" then return nil, why end
@@ -57,8 +58,9 @@ end
 
 --- Waits for the first of several things and takes from that one alone.
 --
--- A thing has `_line`, a line that it calls when there is something; `_ready()`, whether there is now; and `_take()`,
--- which takes it, and is asked right after `_ready()` was true. A thing that is over stays ready and answers so.
+-- A thing has `_line`, a line that it calls for each value that comes; `_ready()`, whether there are more than the line
+-- owes; and `_take()`, which takes one, and is asked right after `_ready()` was true. A thing that is over stays ready,
+-- wakes all, and answers so.
 ---@param things { _line: sockdrawer.Line, _ready: (fun(self: any): any), _take: (fun(self: any): ...) }[]
 ---@param seconds number|nil
 ---@param what string who waits, for messages
@@ -179,7 +181,7 @@ function sync.queue(thing)
   return self
 end
 
-function Queue:_ready() return self.last >= self.first end
+function Queue:_ready() return self:count() > self._line:owed() end
 
 ---@return integer
 function Queue:count()

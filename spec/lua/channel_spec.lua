@@ -73,6 +73,7 @@ describe("a channel", function()
       assert.is_true(ch:count() <= 2)
       assert.equal(n, ch:receive())
       settle()
+      assert.equal(math.min(5, n + 2), #sent)
     end
     assert.same({ 1, 2, 3, 4, 5 }, sent)
   end)
@@ -119,6 +120,19 @@ describe("a channel", function()
     assert.same({ "1a", "2b", "3c", "1d", "2e", "3f" }, got)
   end)
 
+  it_runs("keeps a value for the one who has waited for it", function()
+    for _, size in ipairs { 0, 1 } do
+      local ch = sd.channel(size)
+      local first = begin(ch.receive, ch)
+      settle()
+      begin(ch.send, ch, "for the first")
+      core.park(0) -- it has been called, and has not run
+      local barging = { ch:try_receive() }
+      settle()
+      assert.same({ { "for the first" }, { nil, "timeout" } }, { first.values, barging })
+    end
+  end)
+
   it_runs("is drained after its close, and ends loops", function()
     local ch, got = sd.channel(5), {}
     for n = 1, 3 do ch:send(n) end
@@ -161,6 +175,19 @@ describe("a channel", function()
     gone:cancel() -- woken, and never run
     settle()
     assert.same({ "x" }, next_one.values)
+  end)
+
+  it_runs("gives it to another, too, when others were called before", function()
+    local ch = sd.channel(2)
+    local first = begin(ch.receive, ch)
+    local _, gone = begin(ch.receive, ch)
+    local third = begin(ch.receive, ch)
+    settle()
+    ch:send "a"
+    sd.spawn(gone.cancel, gone)
+    ch:send "b"
+    settle()
+    assert.same({ { "a" }, { "b" } }, { first.values, third.values })
   end)
 
   it_runs("forgets what a cancelled task wanted to send", function()
