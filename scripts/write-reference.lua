@@ -13,7 +13,7 @@ local SECTIONS = {
     { "UntilOptions", "Options of `conn:read_until`" }, { "FrameTable", "Descriptions of frames" },
     { "ConnTimeouts", "`conn:timeouts`" }, { "ConnStats", "`conn:stats`" },
     { "Buffer", "Buffers of `conn:buffers`" } },
-  { "sockdrawer/tasks", { "Task", "Tasks" }, { "Timer", "Timers" } },
+  { "sockdrawer/tasks", { "Task", "Tasks" }, { "Channel", "Channels" }, { "Timer", "Timers" } },
   { "sockdrawer/topic", { "Topic", "Topics" }, { "Subscription", "Subscriptions" } },
   { "sockdrawer/testing", { "testing", "`sockdrawer.testing`" }, { "testing.Client", "Clients of `testing`" },
     { "testing.Server", "Servers of `testing`" } },

@@ -134,7 +134,10 @@ describe("the types for editors", function()
     end)
   end)
 
-  it("have the methods of buffers, tasks and timers", function()
+  it("have the methods of buffers, channels, tasks and timers", function()
+    local channel = classes["sockdrawer.Channel"]
+    assert.same(methods_of(sd.channel()), names_of(channel.functions))
+    for _, field in ipairs(channel.fields) do assert.is_not_nil(sd.channel()[field.name], field.name) end
     testing.run(function()
       local task, timer = sd.spawn(function() end), sd.after(60, function() end)
       assert.same(methods_of(task, { begin = true }), names_of(classes["sockdrawer.Task"].functions))

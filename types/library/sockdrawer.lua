@@ -117,6 +117,27 @@ function sd.trap(on) end
 ---@param name string
 ---@return sockdrawer.Topic topic
 function sd.topic(name) end
+--- A queue between tasks of this loop. With the size 0, a send waits until its value has been received.
+---@param size? integer how many values may be queued, up to 1000000; default 0
+---@return sockdrawer.Channel channel
+function sd.channel(size) end
+
+--- Waits until one of them is ready, and takes from that one alone: a value of a channel, the end of a task. Among
+--- those that are ready it is chance. What is over, a closed channel or an ended task, is always ready. Draining ends
+--- the wait once.
+---@param list (sockdrawer.Channel|sockdrawer.Task)[]
+---@param seconds? number default: for ever
+---@return (sockdrawer.Channel|sockdrawer.Task)? ready
+---@return any ... what its `receive` or `wait` would have given; "timeout" or "shutdown" if nothing is ready
+function sd.select(list, seconds) end
+
+--- Runs a function of a module in a thread, with a Lua state of its own, while this task waits and others run. The
+--- module is that of this generation; there is no `sockdrawer` in it. Arguments and results are plain data.
+---@param module string|{ module: string, timeout: number|false|nil } the seconds end the wait, not the work
+---@param fn string the name of a function in the table that the module returns
+---@param ... any
+---@return any ... what it returned; nil and a message if it raised; nil and "timeout"
+function sd.work(module, fn, ...) end
 
 --- A table of this loop that outlives swaps.
 ---@param name string

@@ -17,6 +17,47 @@ function task:cancel() end
 ---@return sockdrawer.Task task itself
 function task:detach() end
 
+--- A queue between tasks of one loop. Its values are any but nil.
+---@class sockdrawer.Channel
+---@field capacity integer how many values may be queued
+---@field closed boolean
+local channel = {}
+
+--- Hands over a value, waiting for room; of a channel without a queue, for its receiver. Draining ends the wait once.
+---@param value any
+---@param seconds? number default: for ever
+---@return true? sent
+---@return "timeout"|"closed"|"shutdown"? err
+function channel:send(value, seconds) end
+
+--- Takes the oldest value, waiting for one. Draining ends the wait once.
+---@param seconds? number default: for ever
+---@return any value nil where there was none
+---@return "timeout"|"closed"|"shutdown"? err
+function channel:receive(seconds) end
+
+--- Hands over a value if there is room, or somebody waits for it. Never waits.
+---@param value any
+---@return true? sent
+---@return "limit"|"closed"? err
+function channel:try_send(value) end
+
+--- Takes the oldest value if there is one. Never waits.
+---@return any value nil where there was none
+---@return "timeout"|"closed"? err
+function channel:try_receive() end
+
+--- Every value, until the channel is closed and empty, or the instance drains: `for value in channel:each() do`.
+---@return fun(): any step
+function channel:each() end
+
+--- Ends it: nothing more can be sent, and what is queued can still be received. Closing it again is harmless.
+function channel:close() end
+
+--- How many values are queued.
+---@return integer count
+function channel:count() end
+
 ---@class sockdrawer.Timer
 local timer = {}
 
