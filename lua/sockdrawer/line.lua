@@ -1,8 +1,8 @@
 --- Those who wait for a thing, in the order in which they came.
 --
--- A thing is whatever answers `_ready()`: something can be taken from it now, beside what is owed to those who have been
--- called and have not run yet. Who is called may take from another thing, or be gone before it runs, cancelled or with
--- its connection, and nobody is told. So whoever calls one of several has somebody look again behind it.
+-- A thing is whatever answers `_ready()`: something can be taken from it now, beside what is owed to those who have
+-- been called and have not run yet. Who is called may take from another thing, or be gone before it runs, cancelled or
+-- with its connection, and nobody is told. So whoever calls one of several has somebody look again behind it.
 
 local core = require "sockdrawer.core"
 

@@ -2,9 +2,13 @@
 local client = require "spec.support.client"
 local server = require "spec.support.server"
 
+local SCRIPT = [[
+require("sockdrawer").pool("p", { listen = "tcp://127.0.0.1:0", handler = "h", timeouts = { idle = false } })
+]]
+
 local function start(files)
   return server.start {
-    script = [[require("sockdrawer").pool("p", { listen = "tcp://127.0.0.1:0", handler = "h", timeouts = { idle = false } })]],
+    script = SCRIPT,
     files = files, args = { "--loops", "1" },
   }
 end

@@ -3,6 +3,10 @@ local client = require "spec.support.client"
 local process = require "spec.support.process"
 local server = require "spec.support.server"
 
+local SCRIPT = [[
+require("sockdrawer").pool("p", { listen = "tcp://127.0.0.1:0", handler = "h", timeouts = { idle = false } })
+]]
+
 -- A line is a call: what sd.work gives for it comes back as a line.
 local HANDLER = [[
 local sd = require "sockdrawer"
@@ -57,7 +61,6 @@ function M.sockdrawer() return require "sockdrawer" end
 function M.core() return require "sockdrawer.core" end
 function M.leave() os.exit(7) end
 function M.tell(what) print("told", what) return "told" end
-function M.fill(bytes) M.kept = ("x"):rep(bytes) return #M.kept end
 return M
 ]]
 
@@ -70,9 +73,8 @@ local function start(options)
   local files = { ["h.lua"] = options.handler or HANDLER, ["jobs.lua"] = jobs_of "one" }
   for name, text in pairs(options.files or {}) do files[name] = text end
   return server.start {
-    script = options.script
-      or [[require("sockdrawer").pool("p", { listen = "tcp://127.0.0.1:0", handler = "h", timeouts = { idle = false } })]],
-    files = files, args = { "--loops", options.loops or "1" }, env = options.env,
+    script = SCRIPT,
+    files = files, args = { "--loops", options.loops or "1" },
   }
 end
 
@@ -93,10 +95,6 @@ local function hold(s, name)
   assert(c:send("hold " .. name .. "\n"))
   wait_file(s, name .. ".begun")
   return c
-end
-
-local function resident(s)
-  return tonumber(process.read_file("/proc/" .. s:workers()[1] .. "/status"):match "VmRSS:%s*(%d+)")
 end
 
 describe("work in a thread", function()
@@ -319,42 +317,6 @@ describe("work and generations", function()
     s:write("a.go", "")
     wait_file(s, "a.done")
     assert.equal("two", ask(s, "version_of"))
-  end)
-
-  it("give back what an old one's states have kept", function()
-    local s = start()
-    ask(s, "add 1 2")
-    local before = resident(s)
-    assert.equal("200000000", ask(s, "fill 200000000", 20))
-    assert.is_true(resident(s) > before + 150000)
-    assert(s:rpc("swap", { pool = "p" }))
-    ask(s, "add 1 2")
-    local after
-    server.eventually(function()
-      after = resident(s)
-      return after < before + 100000
-    end, 10)
-    assert.is_true(after < before + 100000, ("%d KiB before, %d after"):format(before, after))
-  end)
-
-  it("leave nothing behind after 200 swaps", function()
-    local s = start { files = { ["ballast.lua"] = "local b = {} for i = 1, 20000 do b[i] = { i } end return b" },
-      handler = "local ballast = require 'ballast'\n" .. HANDLER }
-    local function swap()
-      assert(s:rpc("swap", { pool = "p" }))
-      local c = s:connect()
-      for i = 1, 3 do assert.equal(tostring(i + 1), client.ask(c, "add 1 " .. i)) end
-      c:close()
-    end
-    for _ = 1, 30 do swap() end
-    local kilobytes, fds = resident(s), s:fds(s:workers()[1])
-    for _ = 1, 200 do swap() end
-    local after
-    local flat = server.eventually(function()
-      after = resident(s)
-      return after < kilobytes * 1.25 + 8192 and s:fds(s:workers()[1]) <= fds
-    end)
-    assert.is_truthy(flat, ("it grew from %d to %d KiB"):format(kilobytes, after))
   end)
 end)
 
