@@ -105,7 +105,7 @@ local function wait_for_receiver(self, value, seconds)
   self.senders:join(sender)
   self._line:call()
   while true do
-    local _, why = core.rest(deadline and math.max(0, deadline - core.now()))
+    local _, why = core.park(deadline and math.max(0, deadline - core.now()), true)
     if sender.called then return true end
     if self.closed then return nil, "closed" end
     if why == "shutdown" or deadline and core.now() >= deadline then

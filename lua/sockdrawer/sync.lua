@@ -35,10 +35,10 @@ local function pick(things)
 end
 
 -- The one that is ready; or nil and why there is none.
-local function wait_in_line(things, waiter, deadline, pause)
+local function wait_in_line(things, waiter, deadline, interruptible)
   while true do
     for i = 1, #things do things[i]._line:join(waiter) end
-    local _, why = pause(remaining(deadline))
+    local _, why = core.park(remaining(deadline), interruptible)
     if waiter.called then waiter.called:settle(waiter) end
     waiter.called = false
     local thing = pick(things)
@@ -48,9 +48,9 @@ local function wait_in_line(things, waiter, deadline, pause)
   end
 end
 
-local function wait_for(things, task, deadline, pause)
+local function wait_for(things, task, deadline, interruptible)
   local waiter = line.waiter(task)
-  local thing, why = wait_in_line(things, waiter, deadline, pause)
+  local thing, why = wait_in_line(things, waiter, deadline, interruptible)
   for i = 1, #things do things[i]._line:leave(waiter) end
   if thing then return thing, thing:_take() end
   return nil, why
@@ -68,7 +68,7 @@ end
 function sync.first(things, seconds, what)
   local thing = pick(things)
   if thing then return thing, thing:_take() end
-  return wait_for(things, core.here(what), seconds and core.now() + seconds, core.rest)
+  return wait_for(things, core.here(what), seconds and core.now() + seconds, true)
 end
 
 local function taken(thing, ...)
@@ -76,9 +76,9 @@ local function taken(thing, ...)
   return nil, (...)
 end
 
-local function one(thing, seconds, what, pause)
+local function one(thing, seconds, what, interruptible)
   if thing:_ready() then return thing:_take() end
-  return taken(wait_for({ thing }, core.here(what), seconds and core.now() + seconds, pause))
+  return taken(wait_for({ thing }, core.here(what), seconds and core.now() + seconds, interruptible))
 end
 
 --- As `first`, of one: only what was taken, or nil and the word.
@@ -86,7 +86,7 @@ end
 ---@param what string who waits, for messages
 ---@return any ...
 function sync.one(thing, seconds, what)
-  return one(thing, seconds, what, core.rest)
+  return one(thing, seconds, what, true)
 end
 
 --- A value that comes later, once; any number of tasks may wait for it.
@@ -115,11 +115,17 @@ function Promise:resolve(...)
   return true
 end
 
+--- Does anybody wait for it now?
+---@return boolean
+function Promise:is_awaited()
+  return self._line:has(1)
+end
+
 --- Waits for the values.
 ---@param timeout number|nil seconds
 ---@return any ... the values, or nil, "timeout"
 function Promise:wait(timeout)
-  return one(self, timeout, "wait", core.park)
+  return one(self, timeout, "wait", false)
 end
 
 local function forget(list, item)
@@ -205,7 +211,7 @@ end
 --- Takes the oldest item, waiting for one if there is none.
 ---@return any item, string|nil err "timeout"
 function Queue:pop(timeout)
-  return one(self, timeout, "wait", core.park)
+  return one(self, timeout, "wait", false)
 end
 
 --- Runs every function in a task of its own and waits for all of them.

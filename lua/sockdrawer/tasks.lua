@@ -140,7 +140,7 @@ end
 
 -- A connection and what its handler has started end together, unless somebody waits to hear how it went.
 local function take_along(self)
-  if not self.conn or #self.outcome.waiters > 0 or self.conn:reason() then return end
+  if not self.conn or self.outcome:is_awaited() or self.conn:reason() then return end
   local handler = self.conn:_task()
   self.conn:_note "error"
   if handler then handler:cancel() end

@@ -49,7 +49,6 @@ local function new_core()
     return coroutine.yield()
   end
 
-  core.rest = core.park
   function core.here() return core.running end
   function core.current() return core.running end
   function core.now() return core.clock end
