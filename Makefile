@@ -3,7 +3,7 @@ BUILD ?= build
 JOBS := $(shell nproc)
 CMAKE_FLAGS ?=
 
-.PHONY: all build-quietly run test check sanitize bench model chaos clean reference install-run install-test \
+.PHONY: all build-quietly run test check sanitize bench model chaos soak clean reference install-run install-test \
   install-check
 
 all:
@@ -41,6 +41,12 @@ model: install-test
 chaos: install-test
 	@$(MAKE) --no-print-directory build-quietly
 	@SOCKDRAWER_BIN="$(CURDIR)/$(BUILD)/bin/sockdrawer" luajit spec/model/chaos_run.lua
+
+# A chat of thousands in which handlers fail and workers die: CLIENTS=10000, SECONDS=300, SEED=.
+soak: install-test
+	@$(MAKE) --no-print-directory build-quietly
+	@SOCKDRAWER_BIN="$(CURDIR)/$(BUILD)/bin/sockdrawer" LUA_CPATH="$(CURDIR)/$(BUILD)/lib/?.so;;" \
+	  luajit spec/model/soak_run.lua
 
 # What users can write and type, for people and for editors, from the tables that check it.
 reference:

@@ -69,10 +69,10 @@ describe("sd", function()
   it("refuses to declare from code that runs, and says what comes later", function()
     local s = start [[
       pool = function() return select(2, pcall(sd.pool, "x", {})) end,
-      topic = function() return select(2, pcall(sd.topic, "x")) end,
+      on = function() return select(2, pcall(sd.on, "x")) end,
     ]]
     assert.match("sd.pool declares", ask(s, "pool"), 1, true)
-    assert.match("sd.topic is not available yet", ask(s, "topic"), 1, true)
+    assert.match("sd.on is not available yet", ask(s, "on"), 1, true)
   end)
 
   it("connects, or says why not", function()
