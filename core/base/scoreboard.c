@@ -427,6 +427,7 @@ static bool has_connections(const sd_scoreboard *sb, uint32_t pool) {
 static void zero_counters(sd_pool_counters *c) {
   c->accepted = c->closed = c->connections = c->accepting = 0;
   for (int i = 0; i < SD_REJECT_REASONS; i++) c->rejected[i] = 0;
+  c->part_errors = 0;
 }
 
 static void start_over(sd_scoreboard *sb, uint32_t pool) {
@@ -478,6 +479,7 @@ static void add_counters(sd_pool_view *out, const sd_pool_counters *c) {
     out->rejected_by[i] += n;
     out->rejected += n;
   }
+  out->part_errors += peek(&c->part_errors);
 }
 
 static void read_settings(const sd_scoreboard *sb, uint32_t pool, sd_pool_view *out) {
@@ -559,6 +561,7 @@ static uint64_t fold(sd_scoreboard *sb, uint32_t pool, uint32_t slot) {
   sd_counter_add(&base->accepted, c->accepted);
   sd_counter_add(&base->closed, c->closed + lost);
   for (int i = 0; i < SD_REJECT_REASONS; i++) sd_counter_add(&base->rejected[i], c->rejected[i]);
+  sd_counter_add(&base->part_errors, c->part_errors);
   zero_counters(c);
   return lost;
 }

@@ -57,6 +57,7 @@ typedef struct {
   _Atomic uint64_t connections; /* live now */
   _Atomic uint64_t accepting;   /* listen sockets that it polls */
   _Atomic uint64_t rejected[SD_REJECT_REASONS];
+  _Atomic uint64_t part_errors; /* calls of code in place of the pool's own that failed */
 } sd_pool_counters;
 
 typedef struct {
@@ -224,6 +225,7 @@ typedef struct {
   uint64_t closed;
   uint64_t rejected;                       /* in all */
   uint64_t rejected_by[SD_REJECT_REASONS]; /* and why */
+  uint64_t part_errors;
   uint64_t connections;
 } sd_pool_view;
 
@@ -347,6 +349,20 @@ static inline uint64_t sd_scoreboard_ask(const sd_scoreboard *sb, uint32_t pool,
 
 static inline void sd_scoreboard_count_rejected(const sd_scoreboard *sb, uint32_t pool, sd_reject why) {
   sd_counter_add(&sd_scoreboard_counters(sb, pool)->rejected[why], 1);
+}
+
+static inline void sd_scoreboard_count_part_error(const sd_scoreboard *sb, uint32_t pool) {
+  sd_counter_add(&sd_scoreboard_counters(sb, pool)->part_errors, 1);
+}
+
+/* How many we have accepted. */
+static inline uint64_t sd_scoreboard_accepted(const sd_scoreboard *sb, uint32_t pool) {
+  return atomic_load_explicit(&sd_scoreboard_counters(sb, pool)->accepted, memory_order_relaxed);
+}
+
+/* Places that are taken, over all processes. */
+static inline uint64_t sd_scoreboard_taken(const sd_scoreboard *sb, uint32_t pool) {
+  return atomic_load_explicit(&sb->pools[pool].total, memory_order_relaxed);
 }
 
 /* The current generation. Storing it is the moment a change takes effect: every

@@ -27,19 +27,46 @@ void sd_l_accept_try(l_pool *pool) {
 }
 
 static void on_rested(sd_timer *timer) {
-  accept_some((l_listener *)((char *)timer - offsetof(l_listener, rest)));
+  l_listener *l = (l_listener *)((char *)timer - offsetof(l_listener, rest));
+  if (l->ready) accept_some(l);
+}
+
+static void rest_for(l_listener *l, uint64_t ms, bool ordered) {
+  l->ordered = ordered;
+  sd_loop_arm(&sd_the_vm.loop, &l->rest, sd_loop_now(&sd_the_vm.loop) + ms);
+}
+
+static void end_rest(l_listener *l) {
+  sd_timers_disarm(&sd_the_vm.loop.timers, &l->rest);
+}
+
+void sd_l_accept_renew(l_pool *pool) {
+  for (l_listener *l = pool->listeners; l != NULL; l = l->next)
+    if (l->ordered) end_rest(l);
+}
+
+/* The generation whose acceptor this socket has: none that is about to close, which must
+ * not be held up. */
+static const l_generation *acceptor_of(const l_listener *l) {
+  return l->pool->acceptors > 0 && !l->leaving && !l->last_call ? sd_l_pool_current(l->pool) : NULL;
+}
+
+static void tell_of_failure(l_pool *pool, int err, uint64_t rest) {
+  uint64_t now = sd_loop_now(&sd_the_vm.loop);
+  if (pool->said != 0 && now - pool->said < SAY_AGAIN) return;
+  pool->said = now;
+  sd_l_pool_tell(pool->on_event, sd_error_word(-err), (double)rest / 1000);
 }
 
 /* Descriptors or memory are short, and others may free some soon; or the socket is
  * broken for good, since somebody who shares it has shut it down. Each socket rests
  * by itself, so that a broken one does not hold up the others. */
-static void back_off(l_listener *l, int err) {
-  l_pool *pool = l->pool;
-  uint64_t now = sd_loop_now(&sd_the_vm.loop);
-  sd_loop_arm(&sd_the_vm.loop, &l->rest, now + BACK_OFF);
-  if (pool->said != 0 && now - pool->said < SAY_AGAIN) return;
-  pool->said = now;
-  sd_l_pool_tell(pool->on_event, sd_error_word(-err), (double)BACK_OFF / 1000);
+static void back_off(l_listener *l) {
+  const l_generation *g = acceptor_of(l);
+  uint64_t rest = g != NULL && g->failed != LUA_NOREF ? sd_l_acceptor_failed(l, g, l->error) : 0;
+  rest_for(l, rest > 0 ? rest : BACK_OFF, rest > 0);
+  tell_of_failure(l->pool, l->error, rest > 0 ? rest : BACK_OFF);
+  l->error = 0;
 }
 
 /* What accept reports of a client who is gone already, or must not come in: the
@@ -58,7 +85,7 @@ static bool go_on_after(l_listener *l, int err) {
   if (err == EAGAIN || (l->leaving && err == EINVAL)) /* EINVAL: it does not listen any more */
     l->ready = false;
   else
-    back_off(l, err);
+    l->error = err;
   return false;
 }
 
@@ -219,7 +246,7 @@ static bool step(l_listener *l) {
 /* Of one that is in no list any more. */
 static void end_listener(l_listener *l) {
   sd_loop_undefer(&sd_the_vm.loop, &l->again);
-  sd_timers_disarm(&sd_the_vm.loop.timers, &l->rest);
+  end_rest(l);
   sd_loop_unwatch(&sd_the_vm.loop, &l->source);
   sd_scoreboard_count_accepting(sd_the_vm.scoreboard, l->pool->index, -1);
   close(l->source.fd);
@@ -239,15 +266,37 @@ static void close_listener(l_listener *l) {
   sd_l_accept_announce(pool);
 }
 
-static void accept_some(l_listener *l) {
-  for (int i = 0; i < ACCEPTS_A_TURN; i++) {
-    if (step(l)) continue;
-    sd_l_accept_announce(l->pool);
-    if (l->leaving && !l->ready) close_listener(l);
-    return;
+/* How many may be accepted in this turn, and the rest after it. One that could accept
+ * nothing anyhow does not ask. */
+static uint32_t share_of(const l_listener *l, uint64_t *rest) {
+  const l_generation *g = l->pool->paused || sd_timer_armed(&l->rest) ? NULL : acceptor_of(l);
+  if (g == NULL || g->turn == LUA_NOREF) return ACCEPTS_A_TURN;
+  return sd_l_acceptor_turn(l, g, ACCEPTS_A_TURN, rest);
+}
+
+/* What is to be done after a turn, or in place of the next one. A rest is for what was
+ * accepted: who found no place looks again as soon as there is one. */
+static void end_turn(l_listener *l, bool spent, bool taken, uint64_t rest) {
+  if (taken && l->failures > 0) l->failures = 0;
+  if (l->error != 0) {
+    l->failures++;
+    back_off(l);
+  } else if (rest > 0 && (taken || spent)) {
+    rest_for(l, rest, true);
+    stand_back(l);
+  } else if (spent) {
+    sd_loop_defer(&sd_the_vm.loop, &l->again);
   }
+}
+
+static void accept_some(l_listener *l) {
+  uint64_t rest = 0;
+  uint32_t share = ACCEPTS_A_TURN, taken = 0;
+  if (l->pool->acceptors > 0) share = share_of(l, &rest);
+  while (taken < share && step(l)) taken++;
+  end_turn(l, taken == share, taken > 0, rest);
   sd_l_accept_announce(l->pool);
-  sd_loop_defer(&sd_the_vm.loop, &l->again);
+  if (l->leaving && !l->ready) close_listener(l);
 }
 
 static void on_again(sd_deferred *again) {
@@ -302,12 +351,32 @@ static void unwait_leaving(sd_task *task) {
   ((l_listener *)task->waiting_for)->leaver = NULL;
 }
 
+static l_listener *find(const l_pool *pool, int id) {
+  l_listener *l = pool->listeners;
+  while (l != NULL && (l->id != id || l->leaving)) l = l->next;
+  return l;
+}
+
+static void end_rest_now(l_listener *l) {
+  if (!sd_timer_armed(&l->rest)) return;
+  end_rest(l);
+  sd_loop_defer(&sd_the_vm.loop, &l->again);
+}
+
+/* last_call(id): nothing new arrives there, so what its queue holds is accepted as fast
+ * as there are places. */
+int sd_l_last_call(lua_State *L) {
+  l_listener *l = find(sd_l_pool_check(L), (int)luaL_checkinteger(L, 2));
+  if (l == NULL) return 0;
+  l->last_call = true;
+  if (l->ordered) end_rest_now(l);
+  return 0;
+}
+
 /* unaccept(id, { drain = bool }) → true | nil, "ENOENT" */
 int sd_l_unaccept(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
-  int id = (int)luaL_checkinteger(L, 2);
-  l_listener *l = pool->listeners;
-  while (l != NULL && (l->id != id || l->leaving)) l = l->next;
+  l_listener *l = find(pool, (int)luaL_checkinteger(L, 2));
   if (l == NULL) return sd_push_failure(L, -ENOENT);
   bool drain = false;
   if (lua_istable(L, 3)) {
@@ -321,6 +390,7 @@ int sd_l_unaccept(lua_State *L) {
   }
   sd_task *task = sd_task_here(L, "unaccept");
   l->leaving = l->ready = true;
+  end_rest(l);
   sd_loop_defer(&sd_the_vm.loop, &l->again);
   l->leaver = task;
   return sd_task_wait(L, task, l, unwait_leaving);

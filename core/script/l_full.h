@@ -22,6 +22,7 @@ typedef struct {
   uint64_t wait; /* milliseconds */
   uint32_t most; /* who may wait in this process */
   sd_line line;
+  uint64_t keeper;   /* the generation whose queue knows who waits; 0: none does */
   sd_timer patience; /* armed: somebody's wait is over then */
   l_asked *asked;    /* about them a function of the user's is thinking */
   uint32_t nasked, serial;

@@ -50,6 +50,15 @@ static l_generation *choose(const l_pool *pool, l_generation *g, const struct so
   return chosen != NULL ? chosen : g;
 }
 
+static bool has_acceptor(const l_generation *g) {
+  return g->turn != LUA_NOREF || g->failed != LUA_NOREF;
+}
+
+static void unref_parts(const l_generation *g) {
+  const sd_ref refs[] = { g->admit, g->queue, g->turn, g->failed };
+  for (size_t i = 0; i < sizeof refs / sizeof *refs; i++) luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, refs[i]);
+}
+
 static void free_generation(l_pool *pool, l_generation *g) {
   l_generation **link = &pool->generations;
   while (*link != g) link = &(*link)->next;
@@ -58,7 +67,8 @@ static void free_generation(l_pool *pool, l_generation *g) {
   luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->fn);
   luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->args);
   luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->finish);
-  luaL_unref(sd_the_vm.L, LUA_REGISTRYINDEX, g->admit);
+  unref_parts(g);
+  pool->acceptors -= has_acceptor(g);
   free(g);
 }
 
@@ -426,7 +436,15 @@ static int l_live(lua_State *L) {
   return 0;
 }
 
-/* generation(number, { fn=, args=, finish=, admit=, always= }) */
+/* Keeps the function (or nil: LUA_NOREF) in this field of the table at `index`. */
+static sd_ref field_ref(lua_State *L, int index, const char *key) {
+  lua_getfield(L, index, key);
+  if (!lua_isnil(L, -1)) return luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pop(L, 1);
+  return LUA_NOREF;
+}
+
+/* generation(number, { fn=, args=, always=, finish=, admit=, queue=, turn=, failed= }) */
 static int l_generation_add(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
   uint64_t number = (uint64_t)luaL_checknumber(L, 2);
@@ -440,10 +458,12 @@ static int l_generation_add(lua_State *L) {
   g->fn = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_getfield(L, 3, "args");
   g->args = luaL_ref(L, LUA_REGISTRYINDEX);
-  lua_getfield(L, 3, "finish");
-  g->finish = lua_isnil(L, -1) ? LUA_NOREF : luaL_ref(L, LUA_REGISTRYINDEX);
-  lua_getfield(L, 3, "admit");
-  g->admit = lua_isnil(L, -1) ? LUA_NOREF : luaL_ref(L, LUA_REGISTRYINDEX);
+  g->finish = field_ref(L, 3, "finish");
+  g->admit = field_ref(L, 3, "admit");
+  g->queue = field_ref(L, 3, "queue");
+  g->turn = field_ref(L, 3, "turn");
+  g->failed = field_ref(L, 3, "failed");
+  pool->acceptors += has_acceptor(g);
   lua_getfield(L, 3, "always");
   g->always = lua_toboolean(L, -1);
   g->next = pool->generations;
@@ -473,7 +493,9 @@ static int l_forget(lua_State *L) {
 
 /* try(): a generation has arrived, or the limit has changed. */
 static int l_try(lua_State *L) {
-  sd_l_accept_try(sd_l_pool_check(L));
+  l_pool *pool = sd_l_pool_check(L);
+  sd_l_accept_renew(pool);
+  sd_l_accept_try(pool);
   return 0;
 }
 
@@ -614,6 +636,7 @@ void sd_l_pool_register(lua_State *L) {
     { "pause", l_pause },
     { "accept", sd_l_accept },
     { "unaccept", sd_l_unaccept },
+    { "last_call", sd_l_last_call },
     { "connections", l_connections },
     { "counts", l_counts },
     { "count", l_count },

@@ -16,7 +16,8 @@ struct l_generation {
   l_generation *next;
   uint64_t number;
   uint64_t connections;
-  sd_ref fn, args, finish, admit;
+  sd_ref fn, args, finish;
+  sd_ref admit, queue, turn, failed; /* its parts */
   bool always, forgotten;
 };
 
@@ -24,14 +25,18 @@ typedef struct l_listener l_listener;
 struct l_listener {
   sd_source source; /* first member */
   sd_deferred again;
-  sd_timer rest; /* armed: its accepts fail for now */
+  sd_timer rest; /* armed: its accepts fail for now, or its acceptor wants it */
   l_pool *pool;
   l_listener *next;
   int id;
-  uint64_t ticket; /* its place in the line for a free place; 0: it is not in it */
-  bool ready;      /* its queue may hold something */
-  bool leaving;    /* empties its queue, then closes */
-  sd_task *leaver; /* waits for that */
+  uint64_t ticket;   /* its place in the line for a free place; 0: it is not in it */
+  int error;         /* what the accept that ended this turn has failed with; 0: it has not */
+  uint32_t failures; /* in a row */
+  bool ordered;      /* the rest is the acceptor's wish */
+  bool ready;        /* its queue may hold something */
+  bool last_call;    /* nothing new arrives here any more: its acceptor is not asked */
+  bool leaving;      /* empties its queue, then closes */
+  sd_task *leaver;   /* waits for that */
 };
 
 typedef struct {
@@ -55,6 +60,7 @@ struct l_pool {
   uint64_t announced; /* the oldest ticket, as the scoreboard knows it */
   sd_binding binding;
   l_generation *generations, *current;
+  uint32_t acceptors; /* generations that have one */
   l_listener *listeners;
   l_conn *connections;
   uint64_t count;
@@ -112,6 +118,9 @@ void sd_l_accept_announce(l_pool *pool);
 /* Leaves the line: it will accept nothing for now. */
 void sd_l_accept_stand_back(l_pool *pool);
 
+/* Code or options are others: an acceptor's rests are over, and it is asked anew. */
+void sd_l_accept_renew(l_pool *pool);
+
 void sd_l_accept_init(l_pool *pool);
 
 /* Closes its listen sockets. */
@@ -123,6 +132,41 @@ void sd_l_alarm_look(l_pool *pool); /* somebody has come */
 void sd_l_alarm_look_again(l_pool *pool);
 int sd_l_alarm_on_alarm(lua_State *L); /* method on_alarm */
 void sd_l_alarm_free(lua_State *L, l_pool *pool);
+
+/* ---- l_part.c ---- */
+
+/* Calls a function of a part, which lies on the stack of the loop's own state under its
+ * arguments, and leaves so many results there. False: it has failed, its first result is
+ * nil, and that is counted. */
+bool sd_l_part_call(const l_pool *pool, const l_generation *g, int nargs, int nresults);
+
+/* "ip:port", and the ip alone; of a unix socket what is known of it. */
+void sd_l_part_push_peer(lua_State *L, const struct sockaddr *peer);
+void sd_l_part_push_ip(lua_State *L, const struct sockaddr *peer);
+
+/* ---- l_queue.c: the queue of the generation that is `full.keeper` ---- */
+
+/* Whether there is one, which says who is next. */
+bool sd_l_queue_decides(const l_pool *pool);
+
+/* Somebody waits since then (milliseconds), or does not any more. */
+void sd_l_queue_join(const l_pool *pool, uint64_t number, const struct sockaddr *peer, uint64_t since);
+void sd_l_queue_leave(const l_pool *pool, uint64_t number, const char *why);
+
+/* "next" or "drop": whom it names; 0: nobody. */
+uint64_t sd_l_queue_ask(const l_pool *pool, const char *what);
+
+/* Another will have all who wait. */
+void sd_l_queue_forget(const l_pool *pool);
+
+/* ---- l_acceptor.c ---- */
+
+/* How many may be accepted on this socket now, `most` of them at most, and after how many
+ * milliseconds it looks again (0: at once). */
+uint32_t sd_l_acceptor_turn(const l_listener *l, const l_generation *g, uint32_t most, uint64_t *rest);
+
+/* After how many milliseconds a failed accept is tried again; 0: as usual. */
+uint64_t sd_l_acceptor_failed(const l_listener *l, const l_generation *g, int err);
 
 /* ---- l_manager.c ---- */
 
@@ -157,7 +201,8 @@ void sd_l_hold_try(l_pool *pool);
 /* Turns away all who wait. */
 void sd_l_hold_dismiss(l_pool *pool);
 
-int sd_l_accept(lua_State *L);   /* method accept */
-int sd_l_unaccept(lua_State *L); /* method unaccept */
+int sd_l_accept(lua_State *L);    /* method accept */
+int sd_l_unaccept(lua_State *L);  /* method unaccept */
+int sd_l_last_call(lua_State *L); /* method last_call */
 
 #endif

@@ -294,7 +294,7 @@ static int l_pool_trial(lua_State *L) {
 
 static int push_pool(lua_State *L, const sd_pool_view *pool) {
   bool unlimited = pool->max == SD_SCOREBOARD_UNLIMITED;
-  lua_createtable(L, 0, 10);
+  lua_createtable(L, 0, 12);
   set_string(L, "name", pool->name);
   set_boolean(L, "open", pool->open);
   set_number(L, "generation", (double)pool->generation);
@@ -304,6 +304,7 @@ static int push_pool(lua_State *L, const sd_pool_view *pool) {
   set_number(L, "accepted", (double)pool->accepted);
   set_number(L, "closed", (double)pool->closed);
   set_number(L, "rejected", (double)pool->rejected);
+  set_number(L, "part_errors", (double)pool->part_errors);
   set_rejected_by(L, pool);
   return 1;
 }

@@ -1,9 +1,7 @@
 --- Functions among the options of a pool. They live in the script, which every worker evaluates; the options that the
 -- supervisor keeps only say that they are there. A manager may come from a module too, with its generation (parts.lua).
 
-local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
-local runtime = require "sockdrawer.runtime"
 
 local hooks = {}
 
@@ -53,41 +51,6 @@ local function on_alarm(pool, given)
     call(pool, "alarm", own, {
       pool = pool.name, name = name, connections = connections, threshold = alarm.threshold,
     })
-  end
-end
-
--- parts.manager: who comes in.
-
-local SAY_AGAIN = 1
-
--- At most one line a second, whatever comes.
-local function teller(pool, number)
-  local last
-  return function(level, event, text)
-    local now = core.now()
-    if last and now - last < SAY_AGAIN then return end
-    last = now
-    log[level](event, { pool = pool, generation = number, msg = text })
-  end
-end
-
---- What the core asks: true or false, nil for a raise.
----@param pool table one of a worker's pools
----@param number integer the generation's
----@param admit fun(info: table): boolean, string|nil
-function hooks.admitter(pool, number, admit)
-  local failed, refused = teller(pool.name, number), teller(pool.name, number)
-  return function(peer, sequence, connections)
-    local ok, admitted, reason = xpcall(admit, debug.traceback, {
-      pool = pool.name, peer = peer, sequence = sequence, connections = connections, loop = runtime.loop,
-      max_connections = pool.options.max_connections,
-    })
-    if not ok then
-      failed("error", "manager_error", admitted)
-      return nil
-    end
-    if not admitted and reason ~= nil then refused("info", "refused", ("%s: %s"):format(peer, tostring(reason))) end
-    return admitted and true or false
   end
 end
 

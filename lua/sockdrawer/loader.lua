@@ -8,6 +8,7 @@ local listen_hook = require "sockdrawer.listen_hook"
 local options = require "sockdrawer.options"
 local parts = require "sockdrawer.parts"
 local plain = require "sockdrawer.plain"
+local runtime = require "sockdrawer.runtime"
 local script = require "sockdrawer.script"
 local source = require "sockdrawer.source"
 
@@ -45,10 +46,11 @@ end
 -- Loads the parts into a generation, so that its snapshot has them.
 local function load_parts(wanted, gen, evaluation, name)
   local inline = evaluation and parts.declared(evaluation.pools, name)
-  local function failed(err)
-    return { text = tostring(err), traceback = debug.traceback(tostring(err), 2) }
+  local function run(make, functions)
+    local ok, made, traceback = gen:run(make, functions, { pool = name, loop = runtime.loop, loops = runtime.loops })
+    return ok and made or error({ text = made, traceback = traceback }, 0)
   end
-  local ok, err = xpcall(parts.load, failed, wanted, gen.require, inline)
+  local ok, err = pcall(parts.load, wanted, gen.require, inline, run)
   if ok then return true end
   return nil, err.text, { traceback = err.traceback }
 end
@@ -265,7 +267,6 @@ local function print_to_log(...)
 end
 
 local function settle(params)
-  local runtime = require "sockdrawer.runtime"
   runtime.role = "loader"
   local overrides = params.overrides or {}
   runtime.name = params.name or overrides.name or params.path and options.base_name(params.path) or runtime.name

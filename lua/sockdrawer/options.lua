@@ -75,6 +75,18 @@ local function check_listen_sockets(effective, walk)
   end
 end
 
+-- Who holds those who wait, and decides which of them is next, needs somebody who waits.
+local function check_queue(effective, walk)
+  local queue, full = effective.parts and effective.parts.queue, effective.when_full
+  if not queue then return end
+  local where = "parts.queue = " .. check.show(queue)
+  if type(full) ~= "table" or not full.wait then
+    walk.report(where .. ": it holds those who wait, and nobody does: when_full must be { wait = seconds }")
+  elseif full.queue ~= "fifo" then
+    walk.report(("%s: it says who is next: leave out queue = %q of when_full"):format(where, full.queue))
+  end
+end
+
 local function walk_of(report, prefix, context, inherited)
   return {
     report = function(message) report(prefix .. message) end,
@@ -112,6 +124,7 @@ function M.validate_pool(name, given, report, server)
   check_handler(given, walk)
   keep_order(effective.limits, "limits.", { "write_low", "write_high", "write_max" }, walk)
   check_listen_sockets(effective, walk)
+  check_queue(effective, walk)
   return effective, walk.explicit
 end
 

@@ -5,6 +5,7 @@
 -- while it loaded and ends what the old code had; `abort` forgets all of it.
 
 local core = require "sockdrawer.core"
+local asking = require "sockdrawer.asking"
 local callbacks = require "sockdrawer.callbacks"
 local generation = require "sockdrawer.generation"
 local hooks = require "sockdrawer.hooks"
@@ -117,16 +118,29 @@ local function pair(one, other)
 end
 
 -- What is in the script may need an evaluation of its own: the script may have changed since.
-local function load_manager(self, change, name, wanted, find, scope)
-  if not parts.in_script(wanted.parts) then return parts.load(wanted.parts, find), scope end
+local function script_parts(self, change, name, wanted, scope)
+  if not parts.in_script(wanted.parts) then return nil, scope end
   local evaluation = evaluate(self, change, wanted.script)
   local own = not wanted.inline and evaluation ~= change.script and evaluation ~= self.script
-  local manager = parts.load(wanted.parts, find, parts.declared(evaluation.result.pools, name))
-  return manager, own and pair(scope, evaluation.scope) or scope
+  return parts.declared(evaluation.result.pools, name), own and pair(scope, evaluation.scope) or scope
+end
+
+-- What a part starts while it is made is its generation's, also where the script is evaluated already.
+local function load_parts(self, change, name, wanted, find, scope)
+  if not wanted.parts then return {}, scope end
+  local made = runtime.scope()
+  local inline, around = script_parts(self, change, name, wanted, scope)
+  made.origin = { pool = name, generation = wanted.number }
+  table.insert(change.scopes, made)
+  local loaded = parts.load(wanted.parts, find, inline, function(make, functions)
+    local ok, part = runtime.load(made, make, functions, { pool = name, loop = runtime.loop, loops = runtime.loops })
+    return ok and part or error(part, 0)
+  end)
+  return loaded, around and pair(around, made) or made
 end
 
 local function load_generation(self, change, name, wanted)
-  local handler, find, scope, manager
+  local handler, find, scope, loaded_parts
   if wanted.inline then
     handler, find, scope = inline_handler(self, change, name, wanted)
   else
@@ -134,9 +148,9 @@ local function load_generation(self, change, name, wanted)
   end
   local shape, err = generation.check_shape(handler)
   if not shape then error({ text = err }, 0) end
-  manager, scope = load_manager(self, change, name, wanted, find, scope)
+  loaded_parts, scope = load_parts(self, change, name, wanted, find, scope)
   return {
-    manager = manager,
+    parts = loaded_parts,
     number = wanted.number, origin = wanted.origin or wanted.number, args = wanted.args or {}, scope = scope,
     shape = shape, handler = handler, find = find,
     fn = enter[shape](handler, find), resume = resume[shape](handler, find),
@@ -146,12 +160,11 @@ end
 -- The core's side.
 
 local function register(self, pool, loaded)
-  pool.core:generation(loaded.number, {
+  pool.core:generation(loaded.number, asking.add({
     fn = loaded.fn, args = loaded.args,
     finish = loaded.shape == "callbacks" and self.finish or nil,
-    admit = loaded.manager and hooks.admitter(pool, loaded.number, loaded.manager) or nil,
     always = loaded.shape == "callbacks",
-  })
+  }, pool, loaded.number, loaded.parts))
   pool.generations[loaded.number] = loaded
 end
 

@@ -153,6 +153,14 @@ function operations.listen(self, params, fds)
     return nil, err
   end
   pool.listening[params.id] = true
+  if params.last_call then pool.core:last_call(params.id) end
+  return true
+end
+
+-- Nothing new arrives at this socket: it is to be emptied, whatever an acceptor of the user's says.
+function operations.last_call(self, params)
+  local pool = self.serving.pools[params.pool]
+  if pool then pool.core:last_call(params.id) end
   return true
 end
 

@@ -170,9 +170,9 @@ local pool_log = {
 local parts = {
   { "manager", "manager", help = "says who comes in: a module or a function(info)" },
   { "targeter", "targeter", help = "gives the addresses in place of listen: a module or a function(spec)" },
-  { "acceptor", later = 2, help = "accepts" },
+  { "acceptor", "acceptor", help = "says when and how much is accepted: a module, a function(info) or a table" },
   { "transport", later = 2, help = "carries the bytes" },
-  { "queue", later = 2, help = "holds those who wait" },
+  { "queue", "queue", help = "says who of those who wait is next: a module, a function(info) or a table" },
 }
 
 local pool = {

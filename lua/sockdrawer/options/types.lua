@@ -156,7 +156,15 @@ M.hook = {
   allowed = function() return "a module name or a function" end,
 }
 
-M.manager, M.targeter = M.hook, M.hook
+M.targeter = M.hook
+
+-- A part may be a table of functions too; which ones it must have is known when it is loaded (parts.lua).
+M.part = {
+  parse = M.handler.parse,
+  allowed = function() return "a module name or a function, or a table of functions" end,
+}
+
+M.manager, M.queue, M.acceptor = M.part, M.part, M.part
 
 M.plain = {
   parse = function(value, row)

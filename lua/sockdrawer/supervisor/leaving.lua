@@ -78,10 +78,20 @@ local function has_queue(group, member)
   return is_ours(group) and core.queued(member.fd)
 end
 
+-- Without waiting for it: a loop that is stuck hears of it when it goes on.
+local function last_call(listeners, groups)
+  local calls = {}
+  each_member(groups, function(member, group)
+    if has_queue(group, member) then listeners:last_call(group, member, calls) end
+  end)
+  for _, call in ipairs(calls) do core.spawn(call):detach() end
+end
+
 --- Has the loops accept what is queued, however long that takes, and closes each socket when its queue is empty.
 ---@param listeners sockdrawer.Listeners
 function leaving.empty(listeners, groups)
   local wait = SOONEST
+  last_call(listeners, groups)
   while true do
     local left = false
     each_member(groups, function(member, group)

@@ -197,7 +197,10 @@ local function attach(self, group, member, worker, calls)
   self.last_id = self.last_id + 1
   local id = self.last_id
   member.pollers[worker] = id
-  local params = { pool = group.pool, id = id, address = group.bound, shared = group.shared }
+  local params = {
+    pool = group.pool, id = id, address = group.bound, shared = group.shared,
+    last_call = member.state == "leaving" or nil,
+  }
   table.insert(calls, function()
     local ok, err = worker.peer:call("listen", params, { fds = { member.fd } })
     if ok or err == "closed" then return true end
@@ -216,6 +219,15 @@ local function detach(group, member, worker, calls, drain)
   table.insert(calls, function()
     return worker.peer:call("unlisten", { pool = group.pool, ids = { id }, drain = drain }, { timeout = DRAIN_QUEUE })
   end)
+end
+
+--- Who polls this socket is to know that nothing new arrives there.
+function Listeners:last_call(group, member, calls)
+  for worker, id in pairs(member.pollers) do
+    table.insert(calls, function()
+      return worker.peer:call("last_call", { pool = group.pool, id = id }, { timeout = DRAIN_QUEUE })
+    end)
+  end
 end
 
 --- Nobody is to poll this socket any more, except who is stuck and cannot let go.

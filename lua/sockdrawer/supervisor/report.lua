@@ -53,7 +53,7 @@ function report.pool(instance, pool)
     generation = pool.current, acceptors = instance.listeners:acceptors(pool), connections = counts.connections,
     max_connections = counts.max_connections ~= math.huge and counts.max_connections,
     accepted = counts.accepted, closed = counts.closed, rejected = counts.rejected,
-    rejected_by = counts.rejected_by,
+    rejected_by = counts.rejected_by, part_errors = counts.part_errors,
     handler = handler_name(pool.generations[pool.current]), canary = canary.view(pool),
     rolled_back = pool.rolled_back,
   }

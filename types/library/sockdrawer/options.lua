@@ -33,6 +33,45 @@
 ---@field max_connections integer|false
 ---@field loop integer
 
+--- Who waits for a place.
+---@class sockdrawer.Waiter
+---@field id integer rises in the order of coming over all loops
+---@field peer string
+---@field ip string
+---@field since number when it came, as sd.now counts
+
+--- Says who of those who wait in one loop gets the next place: made once for each loop and generation.
+---@class sockdrawer.Queue
+---@field join fun(self: sockdrawer.Queue, waiter: sockdrawer.Waiter) somebody waits
+---@field leave fun(self: sockdrawer.Queue, waiter: sockdrawer.Waiter, why: "served"|"wait"|"gone"|"dropped"|"closed")
+---@field next fun(self: sockdrawer.Queue, now: number): sockdrawer.Waiter who gets the place that is free
+---@field drop? fun(self: sockdrawer.Queue, now: number): sockdrawer.Waiter|nil who need wait no longer; asked first
+
+---@alias sockdrawer.NewQueue fun(info: { pool: string, loop: integer, loops: integer }): sockdrawer.Queue
+
+--- What an acceptor is told of a listen socket and its pool.
+---@class sockdrawer.AcceptPlace
+---@field pool string
+---@field loop integer
+---@field listener integer tells the listen sockets of a loop apart
+---@field connections integer places taken in the pool, over all loops
+---@field max_connections integer|false
+
+---@class sockdrawer.AcceptTurn: sockdrawer.AcceptPlace
+---@field accepted integer by this loop so far
+---@field waiting integer in this loop for a place
+
+---@class sockdrawer.AcceptFailure: sockdrawer.AcceptPlace
+---@field error string "EMFILE", …
+---@field failures integer in a row on this socket, this one among them
+
+---@alias sockdrawer.AcceptorTurn fun(info: sockdrawer.AcceptTurn): number, number|nil
+
+--- Says when and how much is accepted on a listen socket; has one of these at least.
+---@class sockdrawer.Acceptor
+---@field turn? sockdrawer.AcceptorTurn how many may be accepted now; after how many seconds it looks again
+---@field failed? fun(info: sockdrawer.AcceptFailure): number|nil after how many seconds a failed accept is tried again
+
 ---@alias sockdrawer.Targeter fun(spec: { pool: string, args: table }): string|string[]|nil, string|nil
 ---@alias sockdrawer.Manager fun(info: sockdrawer.Arrival): boolean, string|nil
 
@@ -138,8 +177,10 @@
 ---@field connections? boolean one line per ended connection; default: false
 
 ---@class sockdrawer.PoolSettings.parts
----@field manager? string|sockdrawer.Manager says who comes in: a module or a function(info)
+---@field manager? string|sockdrawer.Manager|{ admit: sockdrawer.Manager } says who comes in: a module or a function(info)
 ---@field targeter? string|sockdrawer.Targeter gives the addresses in place of listen: a module or a function(spec)
+---@field acceptor? string|sockdrawer.AcceptorTurn|sockdrawer.Acceptor says when and how much is accepted: a module, a function(info) or a table
+---@field queue? string|sockdrawer.NewQueue|{ new: sockdrawer.NewQueue } says who of those who wait is next: a module, a function(info) or a table
 
 ---@class sockdrawer.PoolSettings
 ---@field listen? string|string[] where connections come from
