@@ -374,6 +374,7 @@ static void serve_and_die(sd_scoreboard *mine, void *arg) {
   sd_scoreboard_count_closed(mine, 0);
   sd_scoreboard_release(mine, 0);
   sd_scoreboard_count_rejected(mine, 0, SD_REJECT_FULL);
+  sd_scoreboard_count_part_error(mine, 0);
   sd_scoreboard_count_accepted(mine, 1);
   sd_scoreboard_slot_enter(mine, 0, 7, 42);
   raise(SIGKILL);
@@ -391,6 +392,7 @@ static void the_counters_of_the_dead_stay_in_the_sum(void **state) {
   assert_int_equal(web.accepted, 5);
   assert_int_equal(web.closed, 5);
   assert_int_equal(web.rejected, 1);
+  assert_int_equal(web.part_errors, 1);
   assert_int_equal(web.connections, 0);
   assert_int_equal(web.reserved, 0);
   assert_int_equal(slot_of(sb, 2).entered_ns, 0);
