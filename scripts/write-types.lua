@@ -159,7 +159,7 @@ end
 
 local PARAMETERS = {
   text = "string", pools = "string|string[]", seconds = "number", deadline = 'number|false|"infinity"',
-  count = "integer", amount = "integer", share = "string|number",
+  count = "integer", amount = "integer", share = "string|number", tolerance = "string|integer",
   flag = "boolean", network = "string", texts = "string|string[]",
   values = "table<string, any>",
 }

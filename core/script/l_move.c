@@ -143,6 +143,7 @@ static int l_pack(lua_State *L) {
   lua_setfield(L, -2, "id");
   put_bytes(L, "input", &c->conn.in);
   put_bytes(L, "output", &c->conn.out);
+  put_number(L, "generation", (double)c->task.generation);
   put_number(L, "bytes_in", (double)c->conn.bytes_in);
   put_number(L, "bytes_out", (double)c->conn.bytes_out);
   put_number(L, "age", (double)(now - c->conn.opened));
@@ -251,6 +252,8 @@ static int unpack(lua_State *L, int index, l_conn *c) {
   int err = unpack_bytes(L, index, c);
   if (err) return err;
   unpack_id(L, index, c);
+  if ((uint64_t)number_of(L, index, "generation") != c->task.generation)
+    sd_trial_served(sd_scoreboard_trial(sd_the_vm.scoreboard, c->pool->index), c->task.generation);
   c->conn.bytes_in = (uint64_t)number_of(L, index, "bytes_in");
   c->conn.bytes_out = (uint64_t)number_of(L, index, "bytes_out");
   c->conn.opened -= (uint64_t)number_of(L, index, "age");

@@ -172,6 +172,7 @@ void sd_l_pool_conn_gone(l_conn *c) {
 
 void sd_l_pool_conn_change(l_conn *c, l_generation *to) {
   l_generation *from = c->generation;
+  if (to != from) sd_trial_served(trial_of(c->pool), to->number); /* what it ends with counts there too */
   to->connections++;
   c->generation = to;
   c->task.generation = to->number;

@@ -118,6 +118,14 @@ types.share = {
   parse = tonumber,
   check = function(value) return verbs.share(value) ~= nil, value end,
 }
+types.tolerance = {
+  allowed = "a whole number from 0, or a percentage from 0.0001% to 100%, such as 5%",
+  parse = tonumber,
+  check = function(value)
+    if type(value) == "string" then return verbs.share(value) ~= nil, value end
+    return types.amount.check(value)
+  end,
+}
 types.flag = {
   allowed = "true or false",
   check = function(value) return type(value) == "boolean", value end,
@@ -205,7 +213,8 @@ verbs.rows = {
       parameter("share", "share", "a canary: only so many of the new connections get it, until promote"),
       parameter("from", "network", "a canary: peers in this network get it, until promote"),
       parameter("probation", "seconds", "rolled back by itself if it kills a worker or errs so soon"),
-      parameter("max_errors", "amount", "so many connections may end with error in the probation (default 5)"),
+      parameter("max_errors", "tolerance",
+        "so many connections, or 5% of those served, may end with error in the probation (default 5)"),
       parameter("promote", "flag", "promote the canary when the probation has passed"), WAIT,
     }, changes = true, patient = true, show = "line" },
   { name = "promote", help = "give a canary all new connections", args = { POOLS },
@@ -500,7 +509,7 @@ end
 local PLACEHOLDER = {
   text = "TEXT", seconds = "S", deadline = "S", count = "N", amount = "N", rate = "N", age = "N|old",
   condition = '"OP N"',
-  network = "CIDR", pools = "POOL", share = "5%",
+  network = "CIDR", pools = "POOL", share = "5%", tolerance = "N|5%",
 }
 local OF_NAME = {
   pool = "POOL", conn = "CONN", module = "MODULE", program = "PROGRAM", key = "KEY", level = "LEVEL", ids = "CONN",

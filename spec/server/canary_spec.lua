@@ -292,6 +292,10 @@ describe("a canary", function()
     refused(s, "swap", { pool = "p", from = "nowhere" }, "from must be an address or network")
     refused(s, "swap", { pool = "p", share = "5%", mode = "drain" }, "mode drain is for a whole pool")
     refused(s, "swap", { pool = "p", max_errors = 3 }, "max_errors needs probation")
+    for _, share in ipairs { "0%", "101%", "%", "5", -1, 0.05, true } do
+      refused(s, "swap", { pool = "p", probation = 3, max_errors = share },
+        "max_errors must be a whole number from 0, or a percentage from 0.0001%% to 100%%, such as 5%%, not")
+    end
     refused(s, "swap", { pool = "p", probation = 3, promote = true }, "promote needs probation, and share or from")
     assert.equal(0, (server.cli { "swap", "p", "--share", "5%", "--from", "10.0.0.0/8", "-c", s.control }))
     assert.equal(0, (server.cli { "promote", "p", "-c", s.control }))
@@ -328,6 +332,39 @@ describe("a probation", function()
     assert.same({ [3] = 10 }, counts(s, 10))
     assert.matches("^rollback: generation 2 of p in probation: 6 conn", s:rpc("gens", { pool = "p" })[1].cause)
     assert.matches("event=rolled_back", s:log())
+  end)
+
+  local function view(s, pool)
+    return assert(s:rpc("gens", { pool = pool or "p" })[1].probation)
+  end
+
+  it("may allow a share of the connections served, which is none before there are 20", function()
+    local s = start()
+    assert(s:rpc("swap", { pool = "p", probation = 60, max_errors = "10%" }))
+    err(s, 2)
+    assert.is_truthy(process.eventually(function() return view(s).errors == 2 end, 5))
+    local left = view(s).left
+    assert.is_truthy(process.eventually(function() return view(s).left < left - 0.2 end, 5)) -- it has been looked at
+    assert.same({ [2] = 18 }, counts(s, 18))
+    local row = view(s)
+    assert.same({ 2, 20, "10%" }, { row.errors, row.served, row.max_errors })
+    err(s, 1)
+    assert.matches("3 of 21 connections ended with error, more than 10%%", wait_for_rollback(s).reason)
+    assert.same({ [3] = 10 }, counts(s, 10))
+  end)
+
+  it("has served those that came along, too", function()
+    local s = start()
+    local clients = {}
+    for i = 1, 20 do clients[i] = open(s, "q") end
+    assert.equal(0, (server.cli { "swap", "q", "--mode", "migrate", "--probation", "60", "--max-errors", "5%",
+      "-c", s.control }))
+    assert.same({ 20, 0 }, { view(s, "q").served, view(s, "q").errors })
+    assert.is_nil(ask(clients[1], "raise"))
+    assert.is_truthy(process.eventually(function() return view(s, "q").errors == 1 end, 5))
+    assert.is_nil(ask(clients[2], "raise"))
+    assert.is_truthy(process.eventually(function() return s:rpc("status").pools[2].rolled_back end, 5))
+    assert.matches("2 of 20 connections", s:rpc("status").pools[2].rolled_back.reason)
   end)
 
   it("takes a canary back", function()

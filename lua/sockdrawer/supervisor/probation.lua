@@ -8,6 +8,7 @@
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
 local pools = require "sockdrawer.supervisor.pools"
+local share_of = require("sockdrawer.verbs").share
 
 local probation = {}
 
@@ -16,16 +17,19 @@ local LOOK, ATTEMPTS, PAUSE, PATIENCE = 0.05, 20, 0.25, 3600
 --- So many connections may end with "error".
 probation.MAX_ERRORS = 5
 
+-- A share of fewer is no share: the first of two that errs would be a half.
+local LEAST_SERVED, WHOLE = 20, 1e6
+
 ---@class sockdrawer.Probation
 ---@field seconds number
----@field max_errors integer
+---@field max_errors integer|string a number, or a share of those served: "5%"
 ---@field promotes boolean|nil
 ---@field numbers table<table, integer> the generation of each pool that is watched
 ---@field deaths table<table, string> how a worker died in it
 ---@field due number
 
 --- The probation that a swap's parameters ask for.
----@param params { probation: number|nil, max_errors: integer|nil, promote: boolean|nil }
+---@param params { probation: number|nil, max_errors: integer|string|nil, promote: boolean|nil }
 ---@return sockdrawer.Probation|nil
 function probation.new(params)
   if not params.probation then return nil end
@@ -68,13 +72,27 @@ local function ourselves()
   return { uid = core.getuid(), pid = core.getpid() }
 end
 
+-- In whole millionths, so that exactly 29% is not more than 29%.
+local function exceeds(counts, share)
+  if counts.served < LEAST_SERVED then return false end
+  return counts.failed * WHOLE > counts.served * math.floor(share * WHOLE + 0.5)
+end
+
+-- What is wrong about the connections that have ended, or nil.
+local function too_many_errors(counts, allowed)
+  if type(allowed) == "number" then
+    if counts.failed <= allowed then return nil end
+    return ("%d connections ended with error, more than %d"):format(counts.failed, allowed)
+  end
+  if not exceeds(counts, share_of(allowed)) then return nil end
+  return ("%d of %d connections ended with error, more than %s"):format(counts.failed, counts.served, allowed)
+end
+
 local function find_trouble(instance, trial)
   for pool, number in pairs(trial.numbers) do
     if trial.deaths[pool] then return trial.deaths[pool], pool, number end
-    local failed = instance.scoreboard:pool_trial(pool.index).failed
-    if failed > trial.max_errors then
-      return ("%d connections ended with error, more than %d"):format(failed, trial.max_errors), pool, number
-    end
+    local reason = too_many_errors(instance.scoreboard:pool_trial(pool.index), trial.max_errors)
+    if reason then return reason, pool, number end
   end
 end
 
@@ -137,7 +155,7 @@ function probation.begin(instance, trial, verbs)
 end
 
 --- How it is shown in the row of a generation; nil for one that is not watched.
----@return { left: number, errors: integer, max_errors: integer, served: integer }|nil
+---@return { left: number, errors: integer, max_errors: integer|string, served: integer }|nil
 function probation.view(instance, pool, number)
   local trial = pool.probation
   if not trial or trial.numbers[pool] ~= number then return nil end

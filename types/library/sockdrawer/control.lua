@@ -74,7 +74,7 @@ function control.gens(params) end
 ---@field share? string|number a canary: only so many of the new connections get it, until promote
 ---@field from? string a canary: peers in this network get it, until promote
 ---@field probation? number rolled back by itself if it kills a worker or errs so soon
----@field max_errors? integer so many connections may end with error in the probation (default 5)
+---@field max_errors? string|integer so many connections, or 5% of those served, may end with error in the probation (default 5)
 ---@field promote? boolean promote the canary when the probation has passed
 ---@field wait? number queue so long behind another change instead of answering busy
 
