@@ -28,7 +28,11 @@ function canary.entries(list)
   local entries = {}
   for i, pool in ipairs(list) do
     if not pool.canary then return nil, ("pool %s has no canary"):format(pool.name) end
-    entries[i] = { pool = pool, generation = pool.generations[pool.canary.number] }
+    local number = pool.canary.number
+    entries[i] = {
+      pool = pool, generation = pool.generations[number],
+      is_older = function(other) return other ~= number end, -- the canary has connections already
+    }
   end
   return entries
 end

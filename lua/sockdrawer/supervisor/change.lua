@@ -164,10 +164,13 @@ function Changes:_confirm_one(id, plan, worker, version, kept)
   for name, row in pairs(answer.pools or {}) do kept[name] = (kept[name] or 0) + (row.kept or 0) end
 end
 
--- Retired workers are not asked: all they have stays on the code it began with.
+-- All that retired workers have stays on the code it began with. They are asked for it only where some of that is the
+-- new code.
 local function kept_by_retired(instance, plan)
   local kept = {}
-  for _, entry in ipairs(plan.entries) do kept[entry.pool.name] = instance.workers:retired_connections(entry.pool) end
+  for _, entry in ipairs(plan.entries) do
+    kept[entry.pool.name] = instance.workers:retired_connections(entry.pool, entry.is_older)
+  end
   return kept
 end
 
@@ -246,6 +249,14 @@ function Changes:_settle(entries, worker, kept)
   end
 end
 
+local function count_retired(instance, entries, kept)
+  for _, entry in ipairs(entries) do
+    local name = entry.pool.name
+    local open = instance.workers:retired_connections(entry.pool, function(number) return number == entry.from end)
+    kept[name] = (kept[name] or 0) + open
+  end
+end
+
 --- Takes canaries back. The decision comes first: there is nothing to load, and nobody to ask who might be the one in
 --- trouble.
 ---@param plan { entries: { pool: table, generation: table }[], cause: string, who: table|nil }
@@ -262,6 +273,7 @@ function Changes:withdraw(plan)
   for i, worker in ipairs(self.instance.workers:in_state("running")) do
     calls[i] = function() self:_settle(plan.entries, worker, kept) end
   end
+  table.insert(calls, function() count_retired(self.instance, plan.entries, kept) end)
   local done = sync.promise()
   core.spawn(function() done:resolve(sync.all(calls)) end):detach()
   done:wait(CONFIRM)

@@ -123,9 +123,10 @@ local function drain_old(instance, entries, params, result)
 end
 
 -- One pool, all workers: how many connections went along, could not, stayed.
-local function migrate_pool(instance, pool, deadline)
+local function migrate_pool(instance, entry, deadline)
+  local pool = entry.pool
   local total = { migrated = 0, failed = 0, failures = setmetatable({}, { __jsontype = "array" }) }
-  total.kept = instance.workers:retired_connections(pool)
+  total.kept = instance.workers:retired_connections(pool, entry.is_older)
   local workers = instance.workers:in_state("running")
   local timeout = deadline and deadline + SPARE or deadline == nil and MIGRATION + SPARE or nil
   local answers = instance.workers:ask(workers, "migrate", { pool = pool.name, deadline = deadline }, timeout)
@@ -142,7 +143,7 @@ local function migrate_old(instance, entries, params, result)
   local rows = result.pool and { result } or result
   local calls = {}
   for i, entry in ipairs(entries) do
-    calls[i] = function() return migrate_pool(instance, entry.pool, params.deadline) end
+    calls[i] = function() return migrate_pool(instance, entry, params.deadline) end
   end
   local outcomes = sync.all(calls)
   for i, row in ipairs(rows) do

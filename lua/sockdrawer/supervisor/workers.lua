@@ -13,7 +13,7 @@ local sync = require "sockdrawer.sync"
 local workers = {}
 
 local FIRST_DELAY, MOST_DELAY, SHORT_LIFE = 0.010, 10, 2
-local STOP_SECONDS, JOINED, LAST_WORDS = 2, 1, 0.1
+local STOP_SECONDS, JOINED, LAST_WORDS, ANSWER = 2, 1, 0.1, 1
 
 ---@class sockdrawer.Workers
 ---@field order integer[] the loops in service: their places are what listen sockets go by, whatever their numbers
@@ -384,17 +384,6 @@ function Workers:in_state(...)
   return list
 end
 
---- How many connections of a pool are with workers that have retired.
----@param pool table
----@return integer
-function Workers:retired_connections(pool)
-  local count = 0
-  for _, worker in ipairs(self:in_state "draining") do
-    count = count + self.instance.scoreboard:pool_slot(pool.index, worker.slot).connections
-  end
-  return count
-end
-
 --- Asks several workers the same, side by side.
 ---@param list table[]
 ---@return table<table, { [1]: any, [2]: string|nil, [3]: any }> answers by worker
@@ -404,6 +393,31 @@ function Workers:ask(list, op, params, timeout)
     calls[worker] = function() return worker.peer:call(op, params, { timeout = timeout }) end
   end
   return sync.all(calls)
+end
+
+local function sum(counts, wanted)
+  local total = 0
+  for number, count in pairs(counts) do total = total + (wanted(number) and count or 0) end
+  return total
+end
+
+--- How many connections of a pool are with workers that have retired; all of them, or of those generations that are
+--- wanted. One that does not say which it has may have only such.
+---@param pool table
+---@param wanted (fun(generation: integer): boolean)|nil
+---@return integer
+function Workers:retired_connections(pool, wanted)
+  local list, total = self:in_state "draining", 0
+  local answers = wanted and self:ask(list, "gens", { pool = pool.name }, ANSWER) or {}
+  for _, worker in ipairs(list) do
+    local counts = answers[worker] and answers[worker][1]
+    if type(counts) == "table" then
+      total = total + sum(counts, wanted)
+    else
+      total = total + self.instance.scoreboard:pool_slot(pool.index, worker.slot).connections
+    end
+  end
+  return total
 end
 
 return workers
