@@ -2,19 +2,16 @@
 -- pool and to the model. Every order is legal. Numbers of connections and loops count round, so that they always mean
 -- one. `run` answers a word for the histogram.
 local process = require "spec.support.process"
+local property = require "spec.model.property"
 local trials = require "spec.model.trial"
 local verbs = require "sockdrawer.verbs"
 local world = require "spec.model.world"
 
-local fail, expect = trials.fail, trials.expect
+local fail, expect, one_of = trials.fail, trials.expect, property.one_of
 
 local MAX, ACCEPTORS = { 0, 1, 2, 3, "infinity" }, { 0, 1, 2, 3 }
-local KIND = { "polite", "polite", "polite", "stubborn" }
+local KIND, PLACE = { "polite", "polite", "polite", "stubborn" }, { "home", "home", "home", "away" }
 local WORKERS_BACK = 10
-
-local function one_of(list)
-  return function() return list[math.random(#list)] end
-end
 
 local function any()
   return math.random(0, 9)
@@ -24,23 +21,20 @@ local function nth(list, n)
   return list[n % #list + 1]
 end
 
-local function limit(value)
-  return value == "infinity" and math.huge or value
-end
-
 local rows = {}
 
 -- ---------------------------------------------------------------- clients
 
-rows[#rows + 1] = { name = "connect", weight = 10, draw = one_of(KIND), simplest = { "polite" },
-  run = function(t, kind) return t:connect(kind == "stubborn") end }
+rows[#rows + 1] = { name = "connect", weight = 12, simplest = { "polite", "home" },
+  draw = function() return one_of(KIND) (), one_of(PLACE) () end,
+  run = function(t, kind, place) return t:connect(kind == "stubborn", place == "away") end }
 
 local function leave_queue(t, client)
   for i, other in ipairs(t.waiting) do
     if other == client then table.remove(t.waiting, i) end
   end
   client.handle:close()
-  t.ghosts = t.ghosts + 1
+  t:note_ghost(client)
 end
 
 rows[#rows + 1] = { name = "close", weight = 8, draw = any, simplest = { 0 },
@@ -64,7 +58,7 @@ rows[#rows + 1] = { name = "check", weight = 2, run = function(t) t:check() end 
 rows[#rows + 1] = { name = "max", weight = 7, draw = one_of(MAX), simplest = MAX, needs = "set",
   run = function(t, value)
     t:call("set", { values = { max_connections = value } })
-    t.max = limit(value)
+    t.max = trials.limit(value)
   end }
 
 rows[#rows + 1] = { name = "acceptors", weight = 5, draw = one_of(ACCEPTORS), simplest = { 1, 0 }, needs = "set",
@@ -105,115 +99,7 @@ rows[#rows + 1] = { name = "resume", weight = 2, needs = "resume", run = suspend
 
 -- ---------------------------------------------------------------- code
 
-rows[#rows + 1] = { name = "edit", weight = 1, draw = one_of { "a", "b" }, simplest = { "a" },
-  run = function(t, name)
-    t.disk[name] = t.disk[name] + 1
-    t.world:edit(name, t.disk[name])
-  end }
-
--- Another generation is in service; what was before can be gone back to.
-local function install(t, module, edition)
-  t.previous = { module = t.module, edition = t.edition }
-  t.module, t.edition, t.generation = module, edition, t.generation + 1
-end
-
-local function everybody()
-  return true
-end
-
-local change = {}
-
-function change.new(t, verb, params)
-  local result = t:call(verb, params)
-  t:expect_count("kept", #t.live, result.kept)
-  return result
-end
-
-function change.drain(t, verb, params)
-  return (t:end_by(verb, params, "deadline", everybody))
-end
-
--- Who is with a worker that has retired may stay on its code; what `conns` says of it is checked by its next answer.
-function change.migrate(t, verb, params)
-  local retired = t:with_retired()
-  local result = t:call(verb, params)
-  expect("failed", 0, result.failed)
-  local of = next(retired) and t:rows_by_peer() or {}
-  local migrated = 0
-  for _, client in ipairs(t.live) do
-    if not retired[client] or of[client.peer].generation == result.to then
-      client.migrated, migrated = true, migrated + 1
-    end
-  end
-  t:expect_count("migrated", migrated, result.migrated)
-  t:expect_count("kept", #t.live - migrated, result.kept)
-  return result
-end
-
-local function change_code(t, verb, params, mode, module, edition)
-  params.mode = mode
-  local result = change[mode](t, verb, params)
-  install(t, module, edition)
-  for _, client in ipairs(t.live) do
-    if client.migrated then client.migrated, client.generation, client.code = nil, t.generation, t:code() end
-  end
-  expect("from", t.generation - 1, result.from)
-  expect("to", t.generation, result.to)
-end
-
-local MODES = { "new", "new", "new", "drain", "migrate" }
-
-rows[#rows + 1] = { name = "swap", weight = 3, simplest = { "same", "new" }, needs = "swap",
-  draw = function() return one_of { "same", "a", "b", "broken" } (), one_of(MODES) () end,
-  run = function(t, module, mode)
-    if module == "broken" then
-      t:refused("swap", { module = module, mode = mode }, "broken%.lua")
-      return "broken"
-    end
-    local name = module == "same" and t.module or module
-    t.read[name] = t.disk[name]
-    change_code(t, "swap", { module = module ~= "same" and module or nil }, mode, name, t.disk[name])
-    return mode
-  end }
-
-rows[#rows + 1] = { name = "rollback", weight = 1, draw = one_of(MODES), simplest = { "new" }, needs = "rollback",
-  run = function(t, mode)
-    local before = t.previous
-    if not before then
-      t:refused("rollback", { mode = mode }, "no previous generation")
-      return "refused"
-    end
-    change_code(t, "rollback", {}, mode, before.module, before.edition)
-    return mode
-  end }
-
--- What the script says about the limit wins when it has changed; what was set otherwise stays. Module files that have
--- changed since they were read are swapped.
-rows[#rows + 1] = { name = "reload", weight = 1, draw = one_of { "same", 1, 2, 3, "infinity" }, simplest = { "same" },
-  needs = "reload",
-  run = function(t, max)
-    max = max == "same" and t.script.max or limit(max)
-    t.world:write_script(max ~= math.huge and max, t.script.acceptors)
-    local result, swapped = t:ask "reload", t.disk[t.module] ~= t.read[t.module]
-    if max ~= t.script.max then t.max, t.script.max = max, max end
-    if swapped then
-      install(t, t.module, t.disk[t.module])
-      t.read[t.module] = t.edition
-    end
-    expect("swapped by reload", swapped and 1 or 0, #result.swapped)
-    return swapped and "code" or "options"
-  end }
-
-local function is_old(t)
-  return function(client) return client.generation < t.generation end
-end
-
-rows[#rows + 1] = { name = "purge", weight = 2, needs = "purge",
-  run = function(t)
-    local _, count = t:end_by("purge", {}, "grace", is_old(t))
-    t:echo_all()
-    return count > 0 and "some" or "none"
-  end }
+for _, row in ipairs(require "spec.model.code") do rows[#rows + 1] = row end
 
 -- ---------------------------------------------------------------- processes
 
@@ -292,6 +178,10 @@ end
 
 function ways.term(t)
   t.world.server:kill "TERM"
+end
+
+local function everybody()
+  return true
 end
 
 -- Who waits in the queue at that time is served and asked to end, or only closed.

@@ -15,6 +15,10 @@ faults.rows = {
   { name = "old acceptor kept after a swap", file = "sockdrawer/supervisor/change.lua",
     line = "scoreboard:pool_set(pool.index, { generation = number })",
     becomes = "scoreboard:pool_set(pool.index, { generation = entry.from or number })" },
+  { name = "a canary that gets a third more than its share", file = "sockdrawer/supervisor/change.lua",
+    line = "share = entry.canary.share, from = entry.canary.from })",
+    becomes = "share = math.min(1, entry.canary.share * 4 / 3), from = entry.canary.from })",
+    favours = { canary = 20, connect = 40, close = 20, stop = 0 } },
 }
 
 -- `text` with `line` replaced; raises unless it is there exactly once.

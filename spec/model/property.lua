@@ -24,6 +24,11 @@ end
 
 -- ---------------------------------------------------------------- generating
 
+-- Draws one of these.
+function property.one_of(list)
+  return function() return list[math.random(#list)] end
+end
+
 local function pick(rows, total)
   local at = math.random(total)
   for _, row in ipairs(rows) do

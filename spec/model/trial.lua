@@ -2,7 +2,9 @@
 --
 -- It is stricter than "a connect may fail when …": who connects is served exactly if there is a place, an acceptor and
 -- no suspension; otherwise it waits, heard by nobody, until there is. `waiting` are those; `ghosts` counts clients
--- that may be counted though they have left: in the queue, and accepted for a moment, or about to be forgotten.
+-- that may be counted though they have left: in the queue, and accepted for a moment, or about to be forgotten;
+-- `unseen` counts those of them that are in the queue and may get a canary, or not, without anybody seeing which.
+local canaries = require "spec.model.canary"
 local process = require "spec.support.process"
 local socket = require "socket"
 local world = require "spec.model.world"
@@ -28,6 +30,11 @@ end
 
 trial.expect = expect
 
+-- A limit as it is written in a list of commands.
+function trial.limit(value)
+  return value == "infinity" and math.huge or value
+end
+
 local function infinite(value)
   return value == math.huge and "infinity" or value
 end
@@ -36,10 +43,10 @@ end
 
 local function forget(self)
   self.max, self.acceptors, self.state = FIRST.max, FIRST.acceptors, "accepting"
-  self.generation, self.module, self.edition, self.previous = 1, "a", 1, nil
+  self.generation, self.module, self.edition, self.previous, self.canary, self.last = 1, "a", 1, nil, nil, 1
   self.disk, self.read = { a = 1, b = 1 }, { a = 1 }
   self.script = { max = FIRST.max, acceptors = FIRST.acceptors }
-  self.live, self.waiting, self.ghosts = {}, {}, 0
+  self.live, self.waiting, self.ghosts, self.unseen = {}, {}, 0, 0
   self.retired = false
 end
 
@@ -71,11 +78,16 @@ function Trial:call(verb, params)
   return self:ask(verb, params)
 end
 
-function Trial:refused(verb, params, pattern)
-  params.pool = "p"
+function Trial:denied(verb, params, pattern)
   local result, err = self.world:rpc(verb, params)
   if result then fail("%s was not refused", verb) end
   if not err:find(pattern) then fail("%s was refused with %s, not %s", verb, err, pattern) end
+end
+
+-- The same, of the pool.
+function Trial:refused(verb, params, pattern)
+  params.pool = "p"
+  self:denied(verb, params, pattern)
 end
 
 -- Asks until `differs()` answers nothing; fails with what it answers at last.
@@ -120,17 +132,26 @@ local function became_stubborn(client)
   expect("answer", ("%d %s stubborn"):format(client.generation, client.code), line or err)
 end
 
--- What serves it now: the code in service. A wrong number here is an old acceptor that still lives.
+local function code_of(one)
+  return world.code(one.module, one.edition)
+end
+
+local function greeting(one)
+  return ("%d %s hello"):format(one.generation, code_of(one))
+end
+
+-- What serves it now: the code in service, or the canary. A wrong number here is an old acceptor that still lives.
 function Trial:greeted(client, line)
-  client.generation, client.code = self.generation, self:code()
-  expect("greeting", ("%d %s hello"):format(self.generation, self:code()), line)
+  local one = self.canary and line == greeting(self.canary) and self.canary or self
+  expect("greeting", greeting(one), line)
+  client.generation, client.code = one.generation, code_of(one)
   remove(self.waiting, client)
   self.live[#self.live + 1] = client
   if client.stubborn then became_stubborn(client) end
 end
 
 function Trial:code()
-  return world.code(self.module, self.edition)
+  return code_of(self)
 end
 
 -- It must be ended by the other side, without another byte.
@@ -221,7 +242,32 @@ function Trial:expect_silence(seconds)
     infinite(self.max), self.acceptors, self.state, line or err)
 end
 
+-- They were served together: between them, the canary got exactly those that it should.
+function Trial:share_out(served)
+  local out = self.canary
+  if not out then return end
+  local others, got = 0, 0
+  for _, client in ipairs(served) do
+    local on_canary = client.generation == out.generation
+    if out:is_for(client) then
+      if not on_canary then fail("who comes from %s should get the canary, generation %d", out.from, out.generation) end
+    else
+      others, got = others + 1, got + (on_canary and 1 or 0)
+    end
+  end
+  local wrong = out:take(others, got)
+  if wrong then fail("%s", wrong) end
+end
+
+-- Somebody has left the queue, and is still in it: a turn may be his when his place comes.
+function Trial:note_ghost(client)
+  self.ghosts = self.ghosts + 1
+  self.unseen = self.unseen + (client.away and 0 or 1)
+  if self.canary and not client.away then self.canary.unseen = self.canary.unseen + 1 end
+end
+
 function Trial:serve(count)
+  local served = {}
   for left = count, 1, -1 do
     local client = readable(self.waiting, trial.PATIENCE)
     if not client then
@@ -230,7 +276,9 @@ function Trial:serve(count)
     end
     local line, err = line_of(client, trial.PATIENCE)
     self:greeted(client, line or err)
+    served[#served + 1] = client
   end
+  self:share_out(served)
 end
 
 -- After every command: as many of those who wait are served as there is room for now, and no more.
@@ -241,12 +289,13 @@ end
 
 -- Who is in the queue of a socket that closes for good is served if there is a place, and told by a close if not.
 function Trial:empty_queue()
-  local due = math.min(self:room(), #self.waiting)
+  local due, served = math.min(self:room(), #self.waiting), {}
   for _, client in ipairs { unpack(self.waiting) } do
     local line, err = line_of(client, trial.PATIENCE)
     if line then
       due = due - 1
       self:greeted(client, line)
+      served[#served + 1] = client
     elseif err == "closed" then
       remove(self.waiting, client)
       client.handle:close()
@@ -255,16 +304,17 @@ function Trial:empty_queue()
     end
   end
   if due ~= 0 then fail("when its queue ended, %d fewer were served than there is room for", due) end
+  self:share_out(served)
 end
 
-function Trial:connect(stubborn)
-  local client, err = self.world:knock()
+function Trial:connect(stubborn, away)
+  local client, err = self.world:knock(away and canaries.AWAY or nil)
   if self.state == "refusing" then
     expect("connect", "connection refused", client and "connected" or err)
     return "refused"
   end
   if not client then fail("connect: %s", err) end
-  client.stubborn = stubborn
+  client.stubborn, client.away = stubborn, away
   self.waiting[#self.waiting + 1] = client
   if self:accepts() and self:room() > 0 then
     self:serve(1)
@@ -276,15 +326,24 @@ end
 
 -- ---------------------------------------------------------------- at rest, both agree
 
+local function said_of(out)
+  return out and ("generation %d, share %g, from %s"):format(out.generation, out.share, out.from or "nowhere") or "none"
+end
+
+-- The same of the model's, whose share is in percent.
+local function told_of(out)
+  return said_of(out and { generation = out.generation, share = out.share / 100, from = out.from })
+end
+
 local function pool_differs(self)
   local row = self:ask("status").pools[1]
   local seen = {
     generation = row.generation, acceptors = row.acceptors, connections = row.connections, state = row.state,
-    max = row.max_connections or math.huge, handler = row.handler,
+    max = row.max_connections or math.huge, handler = row.handler, canary = said_of(row.canary),
   }
   local wanted = {
     generation = self.generation, acceptors = self.acceptors, connections = #self.live, state = self.state,
-    max = self.max, handler = self.module,
+    max = self.max, handler = self.module, canary = told_of(self.canary),
   }
   for key, value in pairs(wanted) do
     if seen[key] ~= value then
@@ -295,8 +354,14 @@ end
 
 local function by_generation(self)
   local counts = { [self.generation] = 0 }
+  if self.canary then counts[self.canary.generation] = 0 end
   for _, client in ipairs(self.live) do counts[client.generation] = (counts[client.generation] or 0) + 1 end
   return counts
+end
+
+local function state_of(self, generation)
+  if generation == self.generation then return "current" end
+  return self.canary and generation == self.canary.generation and "canary" or "old"
 end
 
 local function generations_differ(self)
@@ -306,8 +371,9 @@ local function generations_differ(self)
       return ("gens: generation %d has %d connections, not %s"):format(row.generation, row.connections,
         tostring(counts[row.generation]))
     end
-    local state = row.generation == self.generation and "current" or "old"
-    if row.state ~= state then return ("gens: generation %d is %s"):format(row.generation, row.state) end
+    if row.state ~= state_of(self, row.generation) then
+      return ("gens: generation %d is %s"):format(row.generation, row.state)
+    end
     if row.generation >= last then return "gens: out of order" end
     counts[row.generation], last = nil, row.generation
   end
@@ -360,15 +426,22 @@ function Trial:check()
   agree(function() return pool_differs(self) end)
   agree(function() return generations_differ(self) end)
   agree(function() return connections_differ(self) end)
-  if self:accepts() and self:room() > #self.waiting then self.ghosts = 0 end
+  if self:accepts() and self:room() > #self.waiting then self.ghosts, self.unseen = 0, 0 end
 end
 
 -- ---------------------------------------------------------------- the end of a run
 
 -- Everything of this run is gone, and the pool is as at the beginning, but for its numbers.
 function Trial:reset()
-  for _, client in ipairs(self.waiting) do client.handle:close() end
-  self.ghosts, self.waiting = self.ghosts + #self.waiting, {}
+  for _, client in ipairs(self.waiting) do
+    client.handle:close()
+    self:note_ghost(client)
+  end
+  self.waiting = {}
+  if self.canary then
+    self:call "rollback"
+    self.canary = nil
+  end
   while self.live[1] do self:leave(self.live[1]) end
   if self.state ~= "accepting" then self:call "resume" end
   self.max, self.acceptors, self.state = FIRST.max, FIRST.acceptors, "accepting"

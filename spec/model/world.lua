@@ -93,17 +93,18 @@ function World:rpc(method, params)
   return self:answer()
 end
 
--- A client that has connected, or nil and why not.
-function World:knock()
+-- A client that has connected, from an address of its own if one is given; or nil and why not.
+function World:knock(from)
   local handle = socket.tcp()
   handle:settimeout(5 * process.scale)
+  if from then assert(handle:bind(from, 0)) end
   local ok, err = handle:connect("127.0.0.1", self.port)
   if not ok then
     handle:close()
     return nil, err
   end
   handle:setoption("tcp-nodelay", true)
-  return { handle = handle, peer = ("127.0.0.1:%d"):format(select(2, handle:getsockname())) }
+  return { handle = handle, peer = ("%s:%d"):format(handle:getsockname()) }
 end
 
 function World:release()

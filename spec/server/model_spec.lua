@@ -1,4 +1,4 @@
--- A small number of the runs of `make model`, with a fresh seed each time; SEED= repeats one. And three deliberately
+-- A small number of the runs of `make model`, with a fresh seed each time; SEED= repeats one. And some deliberately
 -- broken builds, to show that the model can fail.
 local faults = require "spec.model.faults"
 local model = require "spec.model.model"
