@@ -4,6 +4,7 @@
 -- no suspension; otherwise it waits, heard by nobody, until there is. `waiting` are those; `ghosts` counts clients
 -- that may be counted though they have left: in the queue, and accepted for a moment, or about to be forgotten;
 -- `unseen` counts those of them that are in the queue and may get a canary, or not, without anybody seeing which.
+local agreement = require "spec.model.agreement"
 local canaries = require "spec.model.canary"
 local process = require "spec.support.process"
 local socket = require "socket"
@@ -326,74 +327,6 @@ end
 
 -- ---------------------------------------------------------------- at rest, both agree
 
-local function said_of(out)
-  return out and ("generation %d, share %g, from %s"):format(out.generation, out.share, out.from or "nowhere") or "none"
-end
-
--- The same of the model's, whose share is in percent.
-local function told_of(out)
-  return said_of(out and { generation = out.generation, share = out.share / 100, from = out.from })
-end
-
-local function pool_differs(self)
-  local row = self:ask("status").pools[1]
-  local seen = {
-    generation = row.generation, acceptors = row.acceptors, connections = row.connections, state = row.state,
-    max = row.max_connections or math.huge, handler = row.handler, canary = said_of(row.canary),
-  }
-  local wanted = {
-    generation = self.generation, acceptors = self.acceptors, connections = #self.live, state = self.state,
-    max = self.max, handler = self.module, canary = told_of(self.canary),
-  }
-  for key, value in pairs(wanted) do
-    if seen[key] ~= value then
-      return ("status: %s is %s, not %s"):format(key, tostring(seen[key]), tostring(value))
-    end
-  end
-end
-
-local function by_generation(self)
-  local counts = { [self.generation] = 0 }
-  if self.canary then counts[self.canary.generation] = 0 end
-  for _, client in ipairs(self.live) do counts[client.generation] = (counts[client.generation] or 0) + 1 end
-  return counts
-end
-
-local function state_of(self, generation)
-  if generation == self.generation then return "current" end
-  return self.canary and generation == self.canary.generation and "canary" or "old"
-end
-
-local function generations_differ(self)
-  local counts, last = by_generation(self), math.huge
-  for _, row in ipairs(self:call "gens") do
-    if counts[row.generation] ~= row.connections then
-      return ("gens: generation %d has %d connections, not %s"):format(row.generation, row.connections,
-        tostring(counts[row.generation]))
-    end
-    if row.state ~= state_of(self, row.generation) then
-      return ("gens: generation %d is %s"):format(row.generation, row.state)
-    end
-    if row.generation >= last then return "gens: out of order" end
-    counts[row.generation], last = nil, row.generation
-  end
-  if next(counts) then return ("gens: generation %d is missing"):format((next(counts))) end
-end
-
-local function connections_differ(self)
-  local of, rows = {}, self:call "conns"
-  for _, client in ipairs(self.live) do of[client.peer] = client end
-  for _, row in ipairs(rows) do
-    local client = of[row.peer]
-    if not client then return "conns: nobody knows " .. row.peer end
-    if row.generation ~= client.generation then
-      return ("conns: %s is of generation %d, not %d"):format(row.peer, row.generation, client.generation)
-    end
-    of[row.peer] = nil
-  end
-  if next(of) then return ("conns: %s is missing among %d"):format((next(of)), #rows) end
-end
-
 -- The rows of `conns` by the client's address; every live client has one.
 function Trial:rows_by_peer()
   local of = {}
@@ -423,9 +356,9 @@ end
 
 function Trial:check()
   self:echo_all() -- first: a connection that is lost says more than a count that is wrong
-  agree(function() return pool_differs(self) end)
-  agree(function() return generations_differ(self) end)
-  agree(function() return connections_differ(self) end)
+  for _, differs in ipairs(agreement) do
+    agree(function() return differs(self) end)
+  end
   if self:accepts() and self:room() > #self.waiting then self.ghosts, self.unseen = 0, 0 end
 end
 
