@@ -263,8 +263,8 @@ end
 -- Somebody has left the queue, and is still in it: a turn may be his when his place comes.
 function Trial:note_ghost(client)
   self.ghosts = self.ghosts + 1
-  self.unseen = self.unseen + (client.away and 0 or 1)
-  if self.canary and not client.away then self.canary.unseen = self.canary.unseen + 1 end
+  self.unseen = self.unseen + 1
+  if self.canary and not self.canary:is_for(client) then self.canary.unseen = self.canary.unseen + 1 end
 end
 
 function Trial:serve(count)
