@@ -15,9 +15,14 @@ function canary.wanted(params)
   return { share = params.share and verbs.share(params.share) or 0, from = params.from }
 end
 
---- Why this pool cannot get other code now: while a canary is out, it is that or the code before it.
+--- Why this pool cannot get other code now: while a canary is out, it is that or the code before it. And beside code
+--- that fails there is nothing for a canary to be compared with, nobody to get it, and the cure would be refused.
+---@param wanted table|nil
 ---@return string|nil
-function canary.refusal(pool)
+function canary.refusal(pool, wanted)
+  if wanted and pool.state == "failed" then
+    return ("pool %s is failed: swap its code for all connections, then resume it"):format(pool.name)
+  end
   if not pool.canary then return nil end
   return ("pool %s has a canary, generation %d: promote it or roll it back first"):format(pool.name, pool.canary.number)
 end

@@ -189,9 +189,9 @@ local function run(instance, params, who, how, make_entries)
   return result, failed, data
 end
 
-local function refusal(list)
+local function refusal(list, wanted)
   for _, pool in ipairs(list) do
-    local err = canary.refusal(pool)
+    local err = canary.refusal(pool, wanted)
     if err then return err end
   end
 end
@@ -201,11 +201,12 @@ end
 ---@return table|nil result, string|nil err, table|nil data
 function swap.swap(instance, params, who)
   return run(instance, params, who, { verb = "swap", trial = probation.new(params) }, function(list)
-    local err = refusal(list)
+    local wanted = canary.wanted(params)
+    local err = refusal(list, wanted)
     if err then return nil, err end
     local entries, why, data = load_all(instance, list, params.module)
     if not entries then return nil, why, data end
-    for _, entry in ipairs(entries) do entry.canary = canary.wanted(params) end
+    for _, entry in ipairs(entries) do entry.canary = wanted end
     return entries
   end)
 end
