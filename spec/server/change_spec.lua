@@ -1,4 +1,5 @@
 -- swap, rollback and reload of the real program: all workers or none, and nobody is cut.
+local json = require "dkjson"
 local process = require "spec.support.process"
 local server = require "spec.support.server"
 
@@ -223,6 +224,31 @@ describe("a swap", function()
       return (s:ctl "swap p")
     end)())
     first:receive "*l"
+  end)
+
+  it("is whole beside others that are asked for at the same time: each is done or busy, never half", function()
+    local s = start()
+    local callers, done, busy = {}, {}, 0
+    for i = 1, 3 do callers[i] = s:control_connection() end
+    for round = 1, 30 do
+      for i, caller in ipairs(callers) do
+        local verb = i == 3 and "rollback" or "swap"
+        assert(caller:send(('{"jsonrpc":"2.0","id":%d,"method":"%s","params":{"pool":"p"}}\n'):format(round, verb)))
+      end
+      for _, caller in ipairs(callers) do
+        local answer = assert(json.decode((caller:receive "*l")))
+        if answer.result then
+          done[#done + 1] = answer.result
+        elseif answer.error.message ~= "no previous generation of pool p" then
+          assert.equal("busy", answer.error.data.err)
+          busy = busy + 1
+        end
+      end
+    end
+    table.sort(done, function(a, b) return a.to < b.to end)
+    for i, result in ipairs(done) do assert.same({ i, i + 1 }, { result.from, result.to }) end
+    assert.is_true(#done >= 30 and busy > 0, #done .. " done, " .. busy .. " busy")
+    assert.equal(#done + 1, s:rpc("status").pools[1].generation)
   end)
 
   it("is finished though the one who asked has gone", function()

@@ -1,5 +1,6 @@
 -- max_connections: exact over all loops, whatever happens to them, and what those get who do not fit.
 local client = require "spec.support.client"
+local load = require "spec.support.load"
 local process = require "spec.support.process"
 local server = require "spec.support.server"
 
@@ -109,7 +110,7 @@ describe("max_connections", function()
   after_each(server.cleanup)
 
   it("is exact over all loops: 100 of 500 in service, the others as places free, and never one more", function()
-    local s = start("max_connections = 100", 4)
+    local s = start("max_connections = 100", 16)
     local people = crowd(s, 500)
     assert.is_truthy(process.eventually(function() return look(people).served == 100 end))
     assert.is_truthy(stays(0.3, function() return look(people).served == 100 end))
@@ -207,6 +208,20 @@ describe("max_connections", function()
     assert.equal(2, pool(s).connections)
     a:close()
     assert.equal("c", client.line(c))
+  end)
+
+  it("holds while code is swapped again and again under clients that come and go", function()
+    local greets_nobody = HANDLER:gsub('conn:write%(pid, "\\n"%)', "", 1)
+    local s = start("max_connections = 3", 3, { files = { ["h.lua"] = greets_nobody } })
+    local clients = load.knocks(s, 10)
+    for to = 2, 20 do
+      local result = assert(s:rpc("swap", { pool = "p", mode = to % 2 == 0 and "new" or "migrate" }))
+      assert.equal(to, result.to)
+      assert.is_true(pool(s).connections <= 3)
+      process.sleep(0.05)
+    end
+    load.expect_all_served(load.finish(clients))
+    assert.equal(3, most_in_service(s))
   end)
 
   it("may be off", function()

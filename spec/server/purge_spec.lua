@@ -215,6 +215,17 @@ describe("a pool drains", function()
     one:close()
   end)
 
+  it("as it was set last", function()
+    local s = start(nil, "drain = 60")
+    local one = greeted(s, "deaf")[1]
+    assert(s:rpc("set", { pool = "deaf", assign = { "drain=0.3" } }))
+    s:kill "TERM"
+    local begun = process.now()
+    assert.equal(3, s:wait(5))
+    assert.is_true(process.now() - begun < 0.5 * process.scale)
+    one:close()
+  end)
+
   it('for ever with "infinity": stopping waits until the peer has left', function()
     local s, one = stop_with 'drain = "infinity"'
     assert.is_nil(s:wait(0.5))

@@ -53,6 +53,31 @@ local function expect_answers_from(s, loops)
   assert.equal(0, left)
 end
 
+describe("scale acceptors", function()
+  after_each(server.cleanup)
+
+  it("loses none of those who come while it goes up and down, and serves who came while there was none", function()
+    local s = start(ECHO, 2)
+    local knocks = load.knocks(s, 50)
+    for round = 1, 8 do
+      for _, count in ipairs { 0, 8, 1 } do
+        assert(s:rpc("scale", { pool = "p", acceptors = count }))
+        if count == 0 and round == 8 then
+          local waiting = assert(s:connect())
+          waiting:send "waits\n"
+          client.expect_silence(waiting, 0.2)
+          assert(s:rpc("scale", { pool = "p", acceptors = 1 }))
+          assert.equal("waits", client.line(waiting))
+        end
+      end
+      process.sleep(0.05)
+    end
+    local seen = load.finish(knocks)
+    load.expect_all_served(seen)
+    assert.is_true(seen.served >= 200, seen.served .. " served only")
+  end)
+end)
+
 describe("scale loops", function()
   after_each(server.cleanup)
 

@@ -1,4 +1,5 @@
 -- How an instance ends: signals, deadlines, exit statuses, and what becomes of connections.
+local json = require "dkjson"
 local process = require "spec.support.process"
 local server = require "spec.support.server"
 
@@ -150,8 +151,64 @@ describe("TERM", function()
   end)
 end)
 
+describe("thousands of connects while instances stop", function()
+  after_each(server.cleanup)
+
+  local ECHO = 'return function(conn) for line in conn:lines() do conn:write(line, "\\n") end end'
+
+  it("each end with an answer, a close in order, or a refusal", function()
+    for _, way in ipairs { "term", "verb", "delay" } do
+      local s = start("drain = { delay = " .. (way == "delay" and 0.3 or 0) .. ", deadline = 5 }",
+        { files = { ["h.lua"] = ECHO } })
+      local knocks = assert(process.start {
+        args = { "luajit", "spec/support/knocks.lua", "2000", tostring(s:port()) },
+      })
+      assert(process.eventually(function() return knocks:output():find "ready" end, 20))
+      process.sleep(0.5)
+      if way == "verb" then assert.equal(0, (s:ctl "stop")) else s:kill "TERM" end
+      assert.equal(0, s:wait(10))
+      process.sleep(1)
+      process.signal(knocks.pid, "TERM")
+      assert(knocks:wait(20))
+      local story = knocks:output():match "ready%s*(.*)"
+      local seen = json.decode(story)
+      local closed = seen.errors.EOF or 0
+      assert.same({ reset = closed, wrong = 0, other = 0, waiting = 0 },
+        { reset = seen.reset, wrong = seen.wrong, other = seen.other, waiting = seen.waiting }, story)
+      assert.is_true(seen.served > 0 and seen.refused > 0, story)
+      knocks:release()
+    end
+  end)
+end)
+
 describe("the verb stop", function()
   after_each(server.cleanup)
+
+  it("goes on when the one who asked is killed, and may be said again", function()
+    local s = start "drain = 30"
+    local client = greeted(s)
+    local asking = assert(process.start { args = { server.program(), "stop", "-c", s.control } })
+    assert.equal("closing soon", client:receive "*l")
+    process.signal(asking.pid, "KILL")
+    assert(asking:wait(5))
+    asking:release()
+    assert.equal("draining", s:rpc("status").state)
+    assert.equal(3, (s:ctl "stop --now"))
+    assert.equal(3, s:wait(2))
+    assert.equal(4, (s:ctl "stop"))
+    client:close()
+  end)
+
+  it("has a pool's end beside it, which is refused for one that is unknown or stopped already", function()
+    local s = start()
+    assert(s:rpc("drain", { pool = "p" }))
+    for pool, text in pairs { p = "pool p is stopped", nope = "no such pool: nope" } do
+      local result, err = s:rpc("drain", { pool = pool })
+      assert.is_nil(result)
+      assert.equal(text, err.message)
+    end
+    assert.equal(0, s:stop())
+  end)
 
   it("answers how it went, and returns when the instance is gone", function()
     local s = start()

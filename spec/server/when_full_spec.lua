@@ -1,8 +1,10 @@
 -- when_full: what becomes of those who come while max_connections are in service. That the number is exact is
 -- limits_spec's.
 local client = require "spec.support.client"
+local json = require "dkjson"
 local process = require "spec.support.process"
 local server = require "spec.support.server"
+local socket = require "socket"
 
 local SCRIPT = [[
 local sd = require "sockdrawer"
@@ -15,6 +17,20 @@ sd.pool("p", {
       while sd.now() < ends do end
       conn:write(line, "\n")
     end
+  end,
+})
+]]
+
+-- Serves 50 a second, one at a time.
+local SLOW = [[
+local sd = require "sockdrawer"
+sd.pool("p", {
+  listen = "tcp://127.0.0.1:0", max_connections = 1,
+  when_full = { wait = 30, queue = "%s", target = 0.05, interval = 0.2 },
+  handler = function(conn)
+    local line = conn:read "l"
+    sd.sleep(0.02)
+    if line then conn:write(line, "\n") end
   end,
 })
 ]]
@@ -259,6 +275,40 @@ describe("when_full = { wait }", function()
       assert.equal(i, next_served(people))
       inside = people[i].connection
     end
+  end)
+
+  it("is fair to addresses where that is asked for: who has many waiting has no more turns than who has one", function()
+    local s, inside = one_inside([[when_full = { wait = 30, queue = "fair" }]], 1)
+    local people = come(s, 3)
+    local other = socket.tcp()
+    other:settimeout(10)
+    assert(other:bind("127.0.0.2", 0))
+    assert(other:connect("127.0.0.1", s:port()))
+    people[4] = { connection = other, number = 4 }
+    pause()
+    for _, number in ipairs { 1, 4, 2, 3 } do
+      inside:close()
+      assert.equal(number, next_served(people))
+      inside = people[number].connection
+    end
+  end)
+
+  it("keeps the wait near the target under twice the load that it can bear, with codel", function()
+    local function longest_wait(queue)
+      local s = server.start { args = { "-n", "1" }, script = SLOW:format(queue) }
+      local knocks = assert(process.start {
+        args = { "luajit", "spec/support/knocks.lua", "100", tostring(s:port()) }, env = { KNOCKS_PATIENCE = "1000" },
+      })
+      process.sleep(2.5)
+      process.signal(knocks.pid, "TERM")
+      assert(knocks:wait(20))
+      local seen = json.decode((knocks:output():match "ready%s*(.*)"))
+      knocks:release()
+      assert.is_true(seen.served > 50, json.encode(seen))
+      return seen.longest, seen.reset
+    end
+    local first_come, codel, given_up = longest_wait "fifo", longest_wait "codel"
+    assert.is_true(given_up > 20 and codel < first_come / 2, ("%g s, against %g s"):format(codel, first_come))
   end)
 
   it("ends for all when the pool drains", function()
