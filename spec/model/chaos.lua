@@ -105,6 +105,9 @@ local rows = {
   { name = "freeze", weight = 1, act = freeze, within = WITHIN_FROZEN, after = wait_for_thaw },
   { name = "kill loader", weight = 2, act = kill_loader },
   { name = "swap", weight = 4, act = change("swap", { pool = "p" }) },
+  { name = "canary", weight = 2, act = change("swap", { pool = "p", share = "30%" }) },
+  { name = "promote", weight = 2, act = change("promote", { pool = "p" }) },
+  { name = "rollback", weight = 2, act = change("rollback", { pool = "p" }) },
   { name = "reload", weight = 2, act = change "reload" },
 }
 

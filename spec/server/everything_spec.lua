@@ -43,6 +43,8 @@ local acts = {
   { 10, function() return "swap", { pool = pool(), mode = pick("new", "migrate") } end },
   { 4, function() return "rollback", { pool = pool(), mode = pick("new", "migrate") } end },
   { 3, function() return "swap", { pool = "streams,knocks" } end },
+  { 4, function() return "swap", { pool = pool(), share = pick("5%", "50%"), from = pick(nil, "127.0.0.0/8") } end },
+  { 6, function() return "promote", { pool = pool(), mode = pick("new", "migrate") } end },
   { 3, function() return "reload", {} end },
   { 6, function() return "relisten", { pool = pool() } end },
   { 6, function() return "set", { pool = pool(), values = { ["timeouts.idle"] = math.random(60, 90) } } end },
