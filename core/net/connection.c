@@ -149,6 +149,13 @@ void sd_conn_begin_header(sd_conn *c) {
   schedule(c);
 }
 
+void sd_conn_retime_header(sd_conn *c, uint32_t old) {
+  uint32_t ms = c->limits->header;
+  if (c->header_deadline == 0) return;
+  c->header_deadline = ms == 0 ? 0 : c->header_deadline - old + ms;
+  schedule(c);
+}
+
 static void set_write_deadline(sd_conn *c) {
   uint32_t ms = c->write;
   if (ms == 0 && c->state == SD_CONN_FLUSHING) ms = FLUSH_AT_MOST;

@@ -144,6 +144,10 @@ void sd_conn_watch_pace(sd_conn *conn);
 /* The first line has begun: so long may it take from now on. Once is enough. */
 void sd_conn_begin_header(sd_conn *conn);
 
+/* The limits are others: a first line that has begun may take as long as they say, and
+ * not as long as the old ones did. */
+void sd_conn_retime_header(sd_conn *conn, uint32_t old);
+
 /* The whole connection ends then. */
 void sd_conn_set_life_deadline(sd_conn *conn, uint64_t when);
 

@@ -394,6 +394,7 @@ void sd_l_conn_take_limits(l_conn *c, const sd_conn_limits *limits) {
   c->conn.limits = c->task.limits = limits;
   if (c->conn.state != SD_CONN_OPEN) return;
   if (limits->min_bytes != old->min_bytes || limits->min_after != old->min_after) sd_conn_watch_pace(&c->conn);
+  sd_conn_retime_header(&c->conn, old->header);
   if (c->conn.idle == old->idle) set_idle(c, limits->idle);
   if (c->conn.write == old->write) set_write(c, limits->write);
   if (c->conn.life_deadline == life) set_lifetime(c, limits->lifetime);
