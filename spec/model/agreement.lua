@@ -1,4 +1,5 @@
--- What `status`, `gens` and `conns` say of a pool at rest, against its model: each function answers what differs, or nil.
+-- What `status`, `gens` and `conns` say of a pool at rest, against its model: each function answers what differs, or
+-- nil.
 local function said_of(out)
   return out and ("generation %d, share %g, from %s"):format(out.generation, out.share, out.from or "nowhere") or "none"
 end

@@ -93,7 +93,7 @@ end
 local function change(verb, params)
   return function(run)
     local result, err = run.server:rpc(verb, params)
-    local seen = result and "done" or err.message
+    local seen = result and "done" or err.message:gsub("%d+", "N")
     run.changes[seen] = (run.changes[seen] or 0) + 1
   end
 end

@@ -1,5 +1,5 @@
--- A pool that failed, and so has no listen sockets, could be given a canary: nobody ever got it, and it was in the way of
--- the swap that would have cured the pool.
+-- A pool that failed, and so has no listen sockets, could be given a canary: nobody ever got it, and it was in the way
+-- of the swap that would have cured the pool.
 local process = require "spec.support.process"
 local server = require "spec.support.server"
 

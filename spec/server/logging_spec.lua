@@ -68,7 +68,8 @@ describe("the level of the log", function()
   it("is one that exists, and of a pool that does", function()
     local s = start()
     for words, text in pairs {
-      ["log loud"] = "level must be one of debug, info, warn, warning, error, off", ["log info nope"] = "no such pool: nope",
+      ["log loud"] = "level must be one of debug, info, warn, warning, error, off",
+      ["log info nope"] = "no such pool: nope",
     } do
       local status, _, err = s:ctl(words)
       assert.is_true(status > 0)
