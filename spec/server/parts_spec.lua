@@ -153,6 +153,8 @@ describe("parts.manager", function()
     assert(s:rpc("rollback", { pool = "p" }))
     assert.equal("ynyn", pattern(s, 4))
     assert.equal("still here", client.ask(old, "still here"))
+    assert.is_true(assert(s:rpc("swap", { pool = "p", mode = "drain", deadline = 5 })).finished >= 1)
+    client.expect_closed(old)
   end)
 
   it("is replaced by a reload: its file, its name, a function of the script, or none", function()
