@@ -367,6 +367,27 @@ describe("a probation", function()
     assert.matches("2 of 20 connections", s:rpc("status").pools[2].rolled_back.reason)
   end)
 
+  it("has served those that came along on their way to another loop", function()
+    local s = start { files = { ["h2.lua"] = CALLBACKS, ["h.lua"] = [[
+      return function(conn, _, state)
+        if not state then conn:write(conn.generation, "\n") end
+        for _ = 1, 2 do -- the second time it is wanted elsewhere
+          for line in conn:lines { follow = true } do conn:write(line, "\n") end
+          if conn:stopped() ~= "outdated" then return end
+        end
+        return conn:become "moved"
+      end]] } }
+    local client = open(s)
+    assert(s:rpc("swap", { pool = "p", probation = 60 }))
+    assert.equal("here", ask(client, "here"))
+    assert.equal(0, view(s).served)
+    local row = s:rpc("conns", { pool = "p" })[1]
+    assert(s:rpc("move", { conn = row.id, loop = 3 - row.loop }))
+    assert.equal("there", ask(client, "there"))
+    assert.equal(2, s:rpc("conns", { pool = "p" })[1].generation)
+    assert.equal(1, view(s).served)
+  end)
+
   it("takes a canary back", function()
     local s = start()
     assert(s:rpc("swap", { pool = "q", share = "50%", probation = 60, max_errors = 0 }))
