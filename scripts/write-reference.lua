@@ -15,6 +15,8 @@ local SECTIONS = {
     { "Buffer", "Buffers of `conn:buffers`" } },
   { "sockdrawer/tasks", { "Task", "Tasks" }, { "Channel", "Channels" }, { "Timer", "Timers" } },
   { "sockdrawer/topic", { "Topic", "Topics" }, { "Subscription", "Subscriptions" } },
+  { "sockdrawer/transport", { "Transport", "Transports" }, { "TransportSession", "Sessions of transports" },
+    { "TransportListener", "Listeners of transports" }, { "Memory", "`sockdrawer.parts.memory`" } },
   { "sockdrawer/testing", { "testing", "`sockdrawer.testing`" }, { "testing.Client", "Clients of `testing`" },
     { "testing.Server", "Servers of `testing`" } },
 }

@@ -25,6 +25,7 @@ local KINDS = {
   queue = "string|sockdrawer.NewQueue|{ new: sockdrawer.NewQueue }",
   acceptor = "string|sockdrawer.AcceptorTurn|sockdrawer.Acceptor",
   targeter = "string|sockdrawer.Targeter",
+  transport = "string|sockdrawer.Transport|sockdrawer.TransportOpen",
   binding = '"kernel"|"auto"|"least_connections"|"round_robin"|"cpu"|integer',
 }
 

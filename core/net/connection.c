@@ -158,7 +158,7 @@ void sd_conn_retime_header(sd_conn *c, uint32_t old) {
 
 static void set_write_deadline(sd_conn *c) {
   uint32_t ms = c->write;
-  if (ms == 0 && c->state == SD_CONN_FLUSHING) ms = FLUSH_AT_MOST;
+  if (ms == 0 && c->state != SD_CONN_OPEN) ms = FLUSH_AT_MOST;
   c->write_deadline = ms == 0 ? 0 : sd_loop_now(c->loop) + ms;
   schedule(c);
 }
@@ -209,12 +209,21 @@ static void break_off(sd_conn *c, int err, sd_end why) {
   close_now(c);
 }
 
+static bool carries(const sd_conn *c) {
+  return c->events->carries != NULL && c->events->carries(c);
+}
+
+static bool gets_on(sd_conn *c) {
+  return c->events->gets_on != NULL && c->events->gets_on(c);
+}
+
 /* Reads on and throws away: closing with bytes unread would send RST, and the
  * peer could lose the end of our answer. */
 static void linger(sd_conn *c) {
   for (;;) {
     ssize_t n = sd_conn_receive(c, c->loop->waste, SD_LOOP_SCRATCH);
     if (n == -EAGAIN) return;
+    if (n == 0 && carries(c)) return; /* who carries it hangs up when that is done */
     if (n <= 0 || c->bytes_in >= c->linger_limit) break;
   }
   close_now(c);
@@ -227,7 +236,7 @@ static void send_fin(sd_conn *c) {
 }
 
 static void begin_linger(sd_conn *c) {
-  if (c->eof || c->err) {
+  if (c->err || (c->eof && !carries(c))) {
     close_now(c);
     return;
   }
@@ -249,6 +258,7 @@ void sd_conn_close(sd_conn *c) {
 
 void sd_conn_abort(sd_conn *c, bool reset) {
   if (c->state == SD_CONN_CLOSED) return;
+  c->reset = reset;
   if (reset) {
     struct linger none = { .l_onoff = 1, .l_linger = 0 };
     setsockopt(c->source.fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
@@ -301,6 +311,12 @@ static void write_failed(sd_conn *c, int err) {
     close_now(c);
   else
     tell_drained(c);
+}
+
+void sd_conn_lose(sd_conn *c, int err, bool reads) {
+  if (c->state == SD_CONN_CLOSED) return;
+  if (reads && c->lost == 0) c->lost = err;
+  write_failed(c, err);
 }
 
 void sd_conn_flush(sd_conn *c) {
@@ -399,15 +415,15 @@ ssize_t sd_conn_receive(sd_conn *c, char *into, size_t size) {
     c->spent += (uint32_t)n;
     return n;
   }
-  if (n == 0) {
+  if (n == 0 && c->lost == 0) {
     c->eof = true;
     return 0;
   }
-  if (errno == EAGAIN) {
+  if (n < 0 && errno == EAGAIN) {
     c->readable = false;
     return -EAGAIN;
   }
-  c->err = -errno;
+  c->err = n < 0 ? -errno : c->lost;
   c->eof = true; /* said once as an error, then as the end */
   sd_conn_note_end(c, SD_END_RESET);
   return c->err;
@@ -467,7 +483,9 @@ static void on_timer(sd_timer *timer) {
   sd_conn *c = (sd_conn *)((char *)timer - offsetof(sd_conn, timer));
   uint64_t now = sd_loop_now(c->loop);
   if (due(&c->write_deadline, now)) {
-    if (c->state == SD_CONN_OPEN)
+    if (gets_on(c))
+      set_write_deadline(c);
+    else if (c->state == SD_CONN_OPEN)
       break_off(c, SD_ETIMEOUT, SD_END_WRITE);
     else
       close_now(c);

@@ -63,6 +63,11 @@ typedef struct {
   void (*on_deadline)(sd_conn *conn); /* read_deadline has passed; it is 0 again */
   void (*on_broken)(sd_conn *conn);   /* out of time: it will be closed at once */
   void (*on_closed)(sd_conn *conn);   /* the descriptor is gone: the last call */
+
+  /* Of one whose descriptor is not the peer's, or NULL: whether what was sent may still
+   * be on its way to the peer, and whether some of it has got on since this was asked last. */
+  bool (*carries)(const sd_conn *conn);
+  bool (*gets_on)(sd_conn *conn);
 } sd_conn_events;
 
 struct sd_conn {
@@ -85,12 +90,14 @@ struct sd_conn {
   uint32_t spent;
   uint32_t idle, write; /* milliseconds; the limits' until changed */
   int32_t err;          /* what broke it, or 0 */
+  int32_t lost;         /* what its end means; 0: the peer's FIN */
   uint8_t state, end;
   uint8_t awaits;             /* sd_awaits: what a reader waits for */
   bool headed;                /* its first line has come, or what it begins with is no line */
   bool readable, hangup, eof; /* hangup: reading must go on until 0 */
   bool writable, dirty, want_drained, want_fin, fin, tired;
   bool deaf;         /* reads answer the end, whatever comes */
+  bool reset;        /* it was closed with a reset */
   uint32_t drain_to; /* want_drained means: down to so many bytes */
   union {
     struct sockaddr any;
@@ -162,6 +169,10 @@ void sd_conn_note_end(sd_conn *conn, sd_end why);
 
 /* Sends the rest, FIN, a bounded lingering read, close. Harmless when closing. */
 void sd_conn_close(sd_conn *conn);
+
+/* The peer has got lost behind the descriptor: writes fail from now on; what has come
+ * can still be read, and then reads fail too, if `reads` says so. */
+void sd_conn_lose(sd_conn *conn, int err, bool reads);
 
 /* Lets go of it, since another process has the descriptor too: nothing is sent, no
  * event fires. */

@@ -133,12 +133,24 @@ static void on_closed(sd_conn *c) {
   events->on_closed(c);
 }
 
+static bool carries(const sd_conn *c) {
+  const sd_conn_events *events = side_of((sd_conn *)c)->events;
+  return events->carries != NULL && events->carries(c);
+}
+
+static bool gets_on(sd_conn *c) {
+  const sd_conn_events *events = side_of(c)->events;
+  return events->gets_on != NULL && events->gets_on(c);
+}
+
 static const sd_conn_events piped = {
   .on_readable = on_readable,
   .on_drained = on_drained,
   .on_deadline = on_deadline,
   .on_broken = on_broken,
   .on_closed = on_closed,
+  .carries = carries,
+  .gets_on = gets_on,
 };
 
 void sd_pipe_join(sd_pipe *p, sd_conn *a, sd_conn *b, void (*on_over)(sd_pipe *)) {

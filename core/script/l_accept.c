@@ -89,9 +89,10 @@ static bool go_on_after(l_listener *l, int err) {
   return false;
 }
 
-static int accept_one(const l_listener *l, struct sockaddr_storage *peer) {
+static int accept_one(l_listener *l, struct sockaddr_storage *peer) {
   socklen_t length = sizeof *peer;
   int fd;
+  if (l->source.fd < 0) return sd_l_offer_take(l, peer);
   do {
     fd = accept4(l->source.fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
   } while (fd < 0 && errno == EINTR);
@@ -197,6 +198,7 @@ void sd_l_accept_announce(l_pool *pool) {
 /* An empty queue has no place in the line: who comes to it later would be served as if
  * they had waited since now. */
 static bool has_queue(l_listener *l) {
+  if (l->source.fd < 0) return l->offer != NULL;
   struct pollfd p = { .fd = l->source.fd, .events = POLLIN };
   return poll(&p, 1, 0) != 0;
 }
@@ -247,9 +249,12 @@ static bool step(l_listener *l) {
 static void end_listener(l_listener *l) {
   sd_loop_undefer(&sd_the_vm.loop, &l->again);
   end_rest(l);
-  sd_loop_unwatch(&sd_the_vm.loop, &l->source);
   sd_scoreboard_count_accepting(sd_the_vm.scoreboard, l->pool->index, -1);
-  close(l->source.fd);
+  if (l->source.fd >= 0) {
+    sd_loop_unwatch(&sd_the_vm.loop, &l->source);
+    close(l->source.fd);
+  }
+  if (l->offer != NULL) sd_l_offer_lost(l->offer, SD_ECLOSED);
   if (l->leaver != NULL) {
     lua_pushboolean(l->leaver->co, 1);
     sd_task_wake(l->leaver, 1);
@@ -296,7 +301,7 @@ static void accept_some(l_listener *l) {
   while (taken < share && step(l)) taken++;
   end_turn(l, taken == share, taken > 0, rest);
   sd_l_accept_announce(l->pool);
-  if (l->leaving && !l->ready) close_listener(l);
+  if (l->leaving && !l->ready && !l->more) close_listener(l);
 }
 
 static void on_again(sd_deferred *again) {
@@ -323,7 +328,7 @@ void sd_l_accept_close(l_pool *pool) {
   sd_l_accept_announce(pool);
 }
 
-/* accept(fd, id): takes over the descriptor. */
+/* accept(fd, id): takes over the descriptor; -1: it accepts what is offered. */
 int sd_l_accept(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
   int fd = (int)luaL_checkinteger(L, 2);
@@ -335,7 +340,7 @@ int sd_l_accept(lua_State *L) {
   l->rest.fire = on_rested;
   l->pool = pool;
   l->id = id;
-  int err = sd_loop_watch(&sd_the_vm.loop, &l->source, EPOLLIN);
+  int err = fd < 0 ? 0 : sd_loop_watch(&sd_the_vm.loop, &l->source, EPOLLIN);
   if (err) {
     free(l);
     return sd_push_failure(L, err);
@@ -353,7 +358,7 @@ static void unwait_leaving(sd_task *task) {
 
 static l_listener *find(const l_pool *pool, int id) {
   l_listener *l = pool->listeners;
-  while (l != NULL && (l->id != id || l->leaving)) l = l->next;
+  while (l != NULL && (l->id != id || (l->leaving && !l->more))) l = l->next;
   return l;
 }
 
@@ -373,17 +378,28 @@ int sd_l_last_call(lua_State *L) {
   return 0;
 }
 
-/* unaccept(id, { drain = bool }) → true | nil, "ENOENT" */
+static bool flag(lua_State *L, const char *key) {
+  if (!lua_istable(L, 3)) return false;
+  lua_getfield(L, 3, key);
+  bool yes = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return yes;
+}
+
+/* unaccept(id, { drain = bool, more = bool }) → true | nil, "ENOENT". `more`: it is leaving
+ * from now on, but what is offered yet has its turn before it is drained. */
 int sd_l_unaccept(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
   l_listener *l = find(pool, (int)luaL_checkinteger(L, 2));
   if (l == NULL) return sd_push_failure(L, -ENOENT);
-  bool drain = false;
-  if (lua_istable(L, 3)) {
-    lua_getfield(L, 3, "drain");
-    drain = lua_toboolean(L, -1);
-  }
+  bool drain = flag(L, "drain");
+  l->more = flag(L, "more");
   lua_pushboolean(L, 1);
+  if (l->more) {
+    l->leaving = true;
+    sd_loop_defer(&sd_the_vm.loop, &l->again);
+    return 1;
+  }
   if (!drain) {
     close_listener(l);
     return 1;

@@ -87,6 +87,7 @@ static void on_broken(sd_conn *conn) {
 static void on_closed(sd_conn *conn) {
   l_conn *c = (l_conn *)conn;
   fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
+  if (c->carriage != NULL) sd_l_transport_closed(c);
   if (c->pool != NULL) sd_l_pool_conn_closed(c);
   check_gone(c);
 }
@@ -97,6 +98,8 @@ static const sd_conn_events events = {
   .on_deadline = sd_l_read_on_deadline,
   .on_broken = on_broken,
   .on_closed = on_closed,
+  .carries = sd_l_transport_carries,
+  .gets_on = sd_l_transport_gets_on,
 };
 
 static void finish(l_conn *c, sd_end why) {
@@ -212,15 +215,49 @@ static const struct sockaddr *peer_of(const l_conn *c, struct sockaddr_storage *
     *len = c->conn.peer.any.sa_family == AF_INET ? sizeof c->conn.peer.v4 : sizeof c->conn.peer.v6;
     return &c->conn.peer.any;
   }
-  if (c->conn.source.fd < 0 || getpeername(c->conn.source.fd, (struct sockaddr *)room, len) < 0) return NULL;
+  int fd = sd_l_transport_socket(c);
+  if (fd < 0 || getpeername(fd, (struct sockaddr *)room, len) < 0) return NULL;
   return (struct sockaddr *)room;
 }
 
 static const struct sockaddr *local_of(const l_conn *c, struct sockaddr_storage *room, socklen_t *len) {
   *len = sizeof *room;
   room->ss_family = AF_UNSPEC;
-  if (c->conn.source.fd < 0 || getsockname(c->conn.source.fd, (struct sockaddr *)room, len) < 0) return NULL;
+  int fd = sd_l_transport_socket(c);
+  if (fd < 0 || getsockname(fd, (struct sockaddr *)room, len) < 0) return NULL;
   return (struct sockaddr *)room;
+}
+
+/* What its transport says of `which` end, as { text=, host=, port= }: false where it says
+ * nothing. */
+static bool push_presented(lua_State *L, const l_conn *c, const char *which) {
+  if (!c->presents) return false;
+  sd_vm_push_anchored(L, c);
+  if (lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    return false;
+  }
+  lua_getfenv(L, -1);
+  lua_getfield(L, -1, which);
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+  if (lua_istable(L, -1)) return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+static bool push_presented_text(lua_State *L, const l_conn *c, const char *which) {
+  if (!push_presented(L, c, which)) return false;
+  lua_getfield(L, -1, "text");
+  lua_remove(L, -2);
+  return true;
+}
+
+static int push_presented_place(lua_State *L, const l_conn *c, const char *which) {
+  if (!push_presented(L, c, which)) return 0;
+  lua_getfield(L, -1, "host");
+  lua_getfield(L, -2, "port");
+  return lua_isnil(L, -1) ? (lua_pop(L, 1), 1) : 2;
 }
 
 static void push_text(lua_State *L, const struct sockaddr *sa, socklen_t len) {
@@ -229,6 +266,7 @@ static void push_text(lua_State *L, const struct sockaddr *sa, socklen_t len) {
 }
 
 void sd_l_conn_push_peer(lua_State *L, const l_conn *c) {
+  if (push_presented_text(L, c, "peer")) return;
   struct sockaddr_storage room;
   socklen_t len;
   const struct sockaddr *sa = peer_of(c, &room, &len);
@@ -236,6 +274,7 @@ void sd_l_conn_push_peer(lua_State *L, const l_conn *c) {
 }
 
 void sd_l_conn_push_local(lua_State *L, const l_conn *c) {
+  if (push_presented_text(L, c, "local")) return;
   struct sockaddr_storage room;
   socklen_t len;
   const struct sockaddr *sa = local_of(c, &room, &len);
@@ -252,17 +291,25 @@ static int push_host_port(lua_State *L, const struct sockaddr *sa, socklen_t len
   return 2;
 }
 
-static int l_peer(lua_State *L) {
+static int l_wire_peer(lua_State *L) {
   struct sockaddr_storage room;
   socklen_t len;
   const struct sockaddr *sa = peer_of(sd_l_conn_check(L, 1), &room, &len);
   return push_host_port(L, sa, len);
 }
 
+static int l_peer(lua_State *L) {
+  int n = push_presented_place(L, sd_l_conn_check(L, 1), "peer");
+  return n > 0 ? n : l_wire_peer(L);
+}
+
 static int l_local_addr(lua_State *L) {
   struct sockaddr_storage room;
   socklen_t len;
-  const struct sockaddr *sa = local_of(sd_l_conn_check(L, 1), &room, &len);
+  const l_conn *c = sd_l_conn_check(L, 1);
+  int n = push_presented_place(L, c, "local");
+  if (n > 0) return n;
+  const struct sockaddr *sa = local_of(c, &room, &len);
   return push_host_port(L, sa, len);
 }
 
@@ -330,6 +377,19 @@ static void push_extra(lua_State *L, l_conn *c) {
     c->has_extra = true;
   }
   lua_getfenv(L, 1);
+}
+
+/* _present(which, { text=, host=, port= }): what to show of the "peer" or the "local" end. */
+static int l_present(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  luaL_checkstring(L, 2);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  push_extra(L, c);
+  lua_insert(L, 2);
+  lua_settop(L, 4);
+  lua_rawset(L, 2);
+  c->presents = true;
+  return 0;
 }
 
 static int l_extra(lua_State *L) {
@@ -442,21 +502,24 @@ static int l_deadline(lua_State *L) {
 static int l_setopt(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
+  int fd = sd_l_transport_socket(c);
   if (c->conn.state == SD_CONN_CLOSED) return sd_push_failure(L, SD_ECLOSED);
-  return sd_l_setopt(L, c->conn.source.fd, 2);
+  return fd < 0 ? sd_push_failure(L, -ENOPROTOOPT) : sd_l_setopt(L, fd, 2);
 }
 
 /* _resetopt(name): back to what a new socket has. */
 static int l_resetopt(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
+  int fd = sd_l_transport_socket(c);
   if (c->conn.state == SD_CONN_CLOSED) return sd_push_failure(L, SD_ECLOSED);
-  return sd_l_resetopt(L, c->conn.source.fd, 2);
+  return fd < 0 ? sd_push_failure(L, -ENOPROTOOPT) : sd_l_resetopt(L, fd, 2);
 }
 
 static int l_getopt(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
+  int fd = sd_l_transport_socket(c);
   if (c->conn.state == SD_CONN_CLOSED) return sd_push_failure(L, SD_ECLOSED);
-  return sd_l_getopt(L, c->conn.source.fd, 2);
+  return fd < 0 ? sd_push_failure(L, -ENOPROTOOPT) : sd_l_getopt(L, fd, 2);
 }
 
 static void number_field(lua_State *L, const char *key, double value) {
@@ -595,7 +658,7 @@ static int conn_gc(lua_State *L) {
 
 static const luaL_Reg methods[] = {
   { "peer", l_peer },
-  { "wire_peer", l_peer },
+  { "wire_peer", l_wire_peer },
   { "local_addr", l_local_addr },
   { "close", l_close },
   { "shutdown", l_shutdown },
@@ -610,6 +673,7 @@ static const luaL_Reg methods[] = {
   { "stats", l_stats },
   { "_extra", l_extra },
   { "_deadlines", l_deadlines },
+  { "_present", l_present },
   { "_fd", l_fd },
   { "_drain", l_drain },
   { "_cut", l_cut },
@@ -633,6 +697,7 @@ void sd_l_connection_register(lua_State *L) {
   sd_l_write_register(L);
   sd_l_pipe_register(L);
   sd_l_move_register(L);
+  sd_l_transport_register(L);
   /* Lua may add methods of its own to this table. */
   lua_pushvalue(L, -1);
   lua_setfield(L, LUA_REGISTRYINDEX, "sockdrawer.connection.methods");

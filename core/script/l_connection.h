@@ -1,7 +1,8 @@
 /* The connection as a handler sees it: a userdata with the C struct inside.
  * l_connection.c has its life and its small methods, l_read.c and l_write.c the
  * two directions, l_move.c its ways from one code or loop to another, l_pipe.c and
- * l_connect.c what their names say. */
+ * l_connect.c what their names say; l_transport.c lets code of the user's carry the
+ * bytes of one. */
 #ifndef SD_L_CONNECTION_H
 #define SD_L_CONNECTION_H
 
@@ -13,6 +14,7 @@
 typedef struct l_conn l_conn;
 typedef struct l_pool l_pool;
 typedef struct l_generation l_generation;
+typedef struct l_carriage l_carriage;
 
 /* What caps a read: a number of its own, or one of the connection's limits, which
  * may change while it waits. */
@@ -47,6 +49,7 @@ struct l_conn {
   write_waiter *writers;
   l_pool *pool; /* NULL: not accepted by a pool */
   l_generation *generation;
+  l_carriage *carriage; /* NULL: its descriptor is the peer's */
   l_conn *next, **link; /* in the pool's list */
   l_conn *next_of_id;   /* in the directory */
   sd_owned owned;       /* outbound: ends with the task that opened it */
@@ -67,6 +70,7 @@ struct l_conn {
   bool uncounted;               /* it takes no place of its pool's */
   bool has_mail, message_next;  /* its mailbox is not empty; the last event was not from there */
   bool in_directory, handler_over, gone, has_extra, has_on_close;
+  bool presents; /* its transport knows better who the peer is, and where it came to */
 };
 
 /* Makes the userdata on top of L, anchored until its descriptor is closed. Takes
@@ -133,6 +137,29 @@ void sd_l_directory_register(lua_State *L);
 void sd_l_pipe_register(lua_State *L);    /* method pipe */
 void sd_l_connect_register(lua_State *L); /* core.connect, core.accept_loop */
 void sd_l_connection_register(lua_State *L);
+
+/* ---- l_transport.c ---- */
+void sd_l_transport_register(lua_State *L); /* adds methods to the table on top */
+
+/* A connection whose bytes the accepted socket gets through a transport. Pushes it. NULL
+ * and *err on failure: then nothing is pushed, and `fd` is the caller's. */
+l_conn *sd_l_transport_new(lua_State *L, const l_pool *pool, int fd, const struct sockaddr *peer, int *err);
+
+/* The same for one that was offered: near is `fd`, and what was offered stands for the socket. */
+struct l_offer;
+l_conn *sd_l_transport_offered(lua_State *L, const l_pool *pool, int fd, struct l_offer *offer, int *err);
+
+int sd_l_transport_pair(int fds[2]); /* 0 or -errno */
+
+/* Pushes what its handler gets beside the usual, if it has a transport: raw, far, and
+ * whether raw is a socket that was accepted. Returns how many. */
+int sd_l_transport_push_ends(lua_State *co, const l_conn *c);
+
+bool sd_l_transport_has(const l_conn *c);
+int sd_l_transport_socket(const l_conn *c);       /* the descriptor of the peer's socket, -1: there is none */
+void sd_l_transport_closed(l_conn *c);            /* the descriptor of one of them is */
+bool sd_l_transport_carries(const sd_conn *conn); /* events: see connection.h */
+bool sd_l_transport_gets_on(sd_conn *conn);
 
 /* ---- l_move.c: on with other code ---- */
 void sd_l_move_register(lua_State *L);      /* adds methods to the table on top */

@@ -98,7 +98,8 @@ static int l_movable(lua_State *L) {
     why = "closed";
   else if (c->draining)
     why = "draining";
-  else if (c->pool == NULL || c->conn.pipe != NULL || c->task.children.first != NULL || c->writers != NULL)
+  else if (c->pool == NULL || c->conn.pipe != NULL || c->task.children.first != NULL || c->writers != NULL ||
+           sd_l_transport_has(c))
     why = "not movable";
   if (why == NULL) {
     lua_pushboolean(L, 1);
@@ -295,7 +296,9 @@ int sd_l_move_admit(lua_State *L) {
   bool known = getpeername(fd, (struct sockaddr *)&peer, &length) == 0;
   if (g == NULL) return lost(L, pool, fd, -ENOENT);
   int err = 0;
-  l_conn *c = sd_l_conn_new(L, fd, pool->limits, known ? (struct sockaddr *)&peer : NULL, &err);
+  bool carried = g->carried && !lua_istable(L, 4);
+  const struct sockaddr *from = known ? (struct sockaddr *)&peer : NULL;
+  l_conn *c = carried ? sd_l_transport_new(L, pool, fd, from, &err) : sd_l_conn_new(L, fd, pool->limits, from, &err);
   if (c == NULL) return lost(L, pool, fd, err);
   sd_l_pool_join(pool, g, c);
   if (lua_istable(L, 4)) {
@@ -311,6 +314,7 @@ int sd_l_move_admit(lua_State *L) {
   lua_pushvalue(L, 6);
   lua_insert(L, 5);
   lua_xmove(L, co, nargs + 1);
+  nargs += sd_l_transport_push_ends(co, c);
   sd_l_conn_serve(c, co, nargs);
   if (err)
     sd_l_conn_cut(c, SD_END_ERROR, false);

@@ -219,17 +219,28 @@ static int turn_away(const l_pool *pool, int fd, uint32_t headcount) {
   return 0;
 }
 
+/* Pushes it. */
+static l_conn *make_connection(
+  const l_pool *pool, const l_generation *g, int fd, const struct sockaddr *peer, l_offer *offer, int *err) {
+  lua_State *L = sd_the_vm.L;
+  if (offer != NULL) return sd_l_transport_offered(L, pool, fd, offer, err);
+  if (g->carried) return sd_l_transport_new(L, pool, fd, peer, err);
+  return sd_l_conn_new(L, fd, pool->limits, peer, err);
+}
+
 int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount) {
   lua_State *L = sd_the_vm.L;
   int err;
   g = choose(pool, g, peer);
+  l_offer *offer = sd_l_offer_find(pool, peer); /* which is this loop's alone */
+  if (offer != NULL && !g->carried) return turn_away(pool, fd, headcount);
   if (!sd_l_manager_admits(pool, g, peer)) return turn_away(pool, fd, headcount);
-  if (sd_l_binding_hand(pool, g, fd, headcount)) {
+  if (offer == NULL && sd_l_binding_hand(pool, g, fd, headcount)) {
     sd_trial_served(trial_of(pool), g->number);
     sd_l_alarm_look(pool);
     return 0;
   }
-  l_conn *c = sd_l_conn_new(L, fd, pool->limits, peer, &err);
+  l_conn *c = make_connection(pool, g, fd, peer, offer, &err);
   if (c == NULL) return err;
   c->headcount = headcount;
   sd_l_pool_set_sockopts(pool, fd, peer);
@@ -241,7 +252,7 @@ int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr
   lua_rawgeti(co, LUA_REGISTRYINDEX, g->fn);
   lua_xmove(L, co, 1);
   lua_rawgeti(co, LUA_REGISTRYINDEX, g->args);
-  sd_l_conn_serve(c, co, 2);
+  sd_l_conn_serve(c, co, 2 + sd_l_transport_push_ends(co, c));
   return 0;
 }
 
@@ -445,7 +456,7 @@ static sd_ref field_ref(lua_State *L, int index, const char *key) {
   return LUA_NOREF;
 }
 
-/* generation(number, { fn=, args=, always=, finish=, admit=, queue=, turn=, failed= }) */
+/* generation(number, { fn=, args=, always=, finish=, admit=, queue=, turn=, failed=, carried= }) */
 static int l_generation_add(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
   uint64_t number = (uint64_t)luaL_checknumber(L, 2);
@@ -467,8 +478,16 @@ static int l_generation_add(lua_State *L) {
   pool->acceptors += has_acceptor(g);
   lua_getfield(L, 3, "always");
   g->always = lua_toboolean(L, -1);
+  lua_getfield(L, 3, "carried");
+  g->carried = lua_toboolean(L, -1);
   g->next = pool->generations;
   pool->generations = g;
+  return 0;
+}
+
+/* failed(number): its code has failed before a handler could; a canary is judged by that. */
+static int l_failed(lua_State *L) {
+  sd_trial_failed(trial_of(sd_l_pool_check(L)), (uint64_t)luaL_checknumber(L, 2));
   return 0;
 }
 
@@ -610,6 +629,7 @@ static int l_pool_close(lua_State *L) {
   l_pool *pool = sd_l_pool_check(L);
   sd_l_accept_close(pool);
   if (pool->connections != NULL) return sd_push_failure(L, SD_EBUSY);
+  while (pool->offers != NULL) sd_l_offer_lost(pool->offers, SD_ECLOSED);
   while (pool->generations != NULL) free_generation(pool, pool->generations);
   sd_l_full_free(L, pool);
   sd_l_alarm_free(L, pool);
@@ -633,9 +653,11 @@ void sd_l_pool_register(lua_State *L) {
   static const luaL_Reg methods[] = {
     { "generation", l_generation_add },
     { "forget", l_forget },
+    { "failed", l_failed },
     { "try", l_try },
     { "pause", l_pause },
     { "accept", sd_l_accept },
+    { "offer", sd_l_offer },
     { "unaccept", sd_l_unaccept },
     { "last_call", sd_l_last_call },
     { "connections", l_connections },

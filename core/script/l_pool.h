@@ -1,5 +1,5 @@
 /* What the files of a pool share: l_pool.c has its generations and connections,
- * l_accept.c its listen sockets and who gets in. */
+ * l_accept.c its listen sockets and who gets in, l_offer.c those who come without one. */
 #ifndef SD_L_POOL_H
 #define SD_L_POOL_H
 
@@ -19,11 +19,14 @@ struct l_generation {
   sd_ref fn, args, finish;
   sd_ref admit, queue, turn, failed; /* its parts */
   bool always, forgotten;
+  bool carried; /* a transport of the user's carries the bytes of its connections */
 };
+
+typedef struct l_offer l_offer;
 
 typedef struct l_listener l_listener;
 struct l_listener {
-  sd_source source; /* first member */
+  sd_source source; /* first member; without a socket: what comes is offered */
   sd_deferred again;
   sd_timer rest; /* armed: its accepts fail for now, or its acceptor wants it */
   l_pool *pool;
@@ -32,10 +35,12 @@ struct l_listener {
   uint64_t ticket;   /* its place in the line for a free place; 0: it is not in it */
   int error;         /* what the accept that ended this turn has failed with; 0: it has not */
   uint32_t failures; /* in a row */
+  l_offer *offer;    /* who has come where there is no socket */
   bool ordered;      /* the rest is the acceptor's wish */
   bool ready;        /* its queue may hold something */
   bool last_call;    /* nothing new arrives here any more: its acceptor is not asked */
   bool leaving;      /* empties its queue, then closes */
+  bool more;         /* but not yet: more will be offered */
   sd_task *leaver;   /* waits for that */
 };
 
@@ -62,6 +67,7 @@ struct l_pool {
   l_generation *generations, *current;
   uint32_t acceptors; /* generations that have one */
   l_listener *listeners;
+  l_offer *offers;
   l_conn *connections;
   uint64_t count;
   uint64_t said; /* when the last accept error was told */
@@ -204,5 +210,19 @@ void sd_l_hold_dismiss(l_pool *pool);
 int sd_l_accept(lua_State *L);    /* method accept */
 int sd_l_unaccept(lua_State *L);  /* method unaccept */
 int sd_l_last_call(lua_State *L); /* method last_call */
+
+/* ---- l_offer.c ---- */
+int sd_l_offer(lua_State *L); /* method offer */
+
+/* Like accept4: the descriptor, and in place of the peer's address what it is found by. */
+int sd_l_offer_take(l_listener *l, struct sockaddr_storage *peer);
+l_offer *sd_l_offer_find(const l_pool *pool, const struct sockaddr *peer); /* or NULL */
+
+int sd_l_offer_far_end(l_offer *offer); /* it is the caller's now */
+
+/* The last of an offer: it is served (pushes what was offered), or it is not; `err`: since
+ * nobody could take it. */
+void sd_l_offer_served(l_offer *offer, lua_State *to);
+void sd_l_offer_lost(l_offer *offer, int err);
 
 #endif

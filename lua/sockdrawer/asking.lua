@@ -173,6 +173,13 @@ function asking.acceptor(pool, number, acceptor)
   }
 end
 
+-- parts.transport: carrier.lua carries; the core has to know that somebody does.
+
+--- carried: true
+function asking.transport()
+  return { carried = true }
+end
+
 --- What the core gets of a generation, with the functions that ask its parts.
 ---@param fields table
 ---@param pool table one of a worker's pools

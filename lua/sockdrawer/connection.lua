@@ -1,7 +1,9 @@
---- Methods of connections that only say something: what to call in their place, or that they come later.
+--- Methods of connections that only say something: what to call in their place, or that they come later; and those
+-- that a transport of the user's may answer.
 
 local core = require "sockdrawer.core"
 
+local carrier = require "sockdrawer.carrier"
 local events = require "sockdrawer.messages.events"
 local migration = require "sockdrawer.migration"
 local moving = require "sockdrawer.moving"
@@ -31,6 +33,28 @@ function methods.post(conn, message)
 end
 
 methods.event, methods.wait, methods.active = events.event, events.wait, events.active
+
+-- A transport that knows better than the socket says so.
+for _, name in ipairs { "setopt", "getopt" } do
+  local own = methods[name]
+  methods[name] = function(conn, ...)
+    local session = carrier.session(conn)
+    if session and session[name] then return session[name](session, ...) end
+    return own(conn, ...)
+  end
+end
+
+local function asked(name, otherwise)
+  methods[name] = function(conn)
+    local session = carrier.session(conn)
+    if session and session[name] then return session[name](session) end
+    return otherwise
+  end
+end
+
+asked("secure", false)
+asked("protocol", nil)
+
 methods.become = migration.become
 methods.move = moving.request
 

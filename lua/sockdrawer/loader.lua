@@ -3,6 +3,7 @@
 -- It does one job and ends. Whatever goes wrong in here, a syntax error, a raise, os.exit, an endless loop, a crash,
 -- is the answer to that job, and nothing else has noticed.
 
+local address = require "sockdrawer.address"
 local generation = require "sockdrawer.generation"
 local listen_hook = require "sockdrawer.listen_hook"
 local options = require "sockdrawer.options"
@@ -50,9 +51,10 @@ local function load_parts(wanted, gen, evaluation, name)
     local ok, made, traceback = gen:run(make, functions, { pool = name, loop = runtime.loop, loops = runtime.loops })
     return ok and made or error({ text = made, traceback = traceback }, 0)
   end
-  local ok, err = pcall(parts.load, wanted, gen.require, inline, run)
-  if ok then return true end
-  return nil, err.text, { traceback = err.traceback }
+  local ok, loaded = pcall(parts.load, wanted, gen.require, inline, run)
+  if not ok then return nil, loaded.text, { traceback = loaded.traceback } end
+  if evaluation then evaluation.transports[name] = loaded.transport end
+  return true
 end
 
 local function handler_text(module, err) return ('handler "%s": %s'):format(module, err) end
@@ -85,7 +87,10 @@ end
 
 local function evaluate(params)
   local evaluation, err, data = script.evaluate { path = params.path, args = params.args, reader = params.reader }
-  if evaluation then return evaluation end
+  if evaluation then
+    evaluation.transports = {} -- of pools, as far as they are loaded
+    return evaluation
+  end
   return failed({ with_file(params.path, err) }, data and data.traceback)
 end
 
@@ -165,6 +170,19 @@ function M.load_targets(params)
   return nil, ('%s: the script declares no pool "%s"'):format(evaluation.path, params.pool)
 end
 
+-- Addresses of a kind of its own need a transport that knows it.
+local function check_addresses(spec, transports, failures)
+  for _, pool in ipairs(spec and spec.pools or {}) do
+    for _, text in ipairs(pool.addresses) do
+      local err = address.refusal(text, transports[pool.name])
+      if err then
+        failures[#failures + 1] = ('%s:%d: pool "%s": listen = "%s": %s'):format(pool.file, pool.line, pool.name, text,
+          err)
+      end
+    end
+  end
+end
+
 --- Evaluates a script, loads the handlers of all its pools and checks everything.
 ---@param params { path: string, args: string[]|nil, overrides: table|nil }
 ---@return { spec: sockdrawer.Spec, snapshot: sockdrawer.Snapshot, handlers: table<string, table> }|nil
@@ -176,6 +194,7 @@ function M.load_script(params)
   local spec, failures = spec_of(evaluation, params)
   load_inline_parts(evaluation, failures)
   local handlers, traceback = load_handlers(evaluation, params, failures)
+  check_addresses(spec, evaluation.transports, failures)
   if #failures > 0 then return failed(failures, traceback) end
   add_inline(evaluation, handlers)
   return { spec = spec, snapshot = evaluation.generation:snapshot(), handlers = handlers }

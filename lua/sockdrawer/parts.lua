@@ -28,15 +28,17 @@ end
 --   name       in `parts`, and of what the core is given of it in asking.lua
 --   article    for messages
 --   functions  those it may have, one at least; a bare function is the first of them
+--   whole      the table itself is the part: its other functions are nobody's business here
 --   make       what is made of them in the end, once per loop and generation; what it raises refuses the generation
 local BOUND = {
   { name = "manager", article = "a", functions = { "admit" } },
   { name = "queue", article = "a", functions = { "new" }, make = make_queue },
   { name = "acceptor", article = "an", functions = { "turn", "failed" } },
+  { name = "transport", article = "a", functions = { "open" }, whole = true },
 }
 
 -- Everything of a pool that has a row in rows.lua.
-local ALL = { "manager", "targeter", "queue", "acceptor" }
+local ALL = { "manager", "targeter", "queue", "acceptor", "transport" }
 
 local function is_code(value)
   return type(value) == "function" or type(value) == "table"
@@ -111,7 +113,7 @@ local function functions_of(row, value)
     found[name] = fn
   end
   if not next(found) then error(refusal(row, value), 0) end
-  return found
+  return row.whole and value or found
 end
 
 local function load_one(row, module, find, inline, run)

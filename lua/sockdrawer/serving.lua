@@ -4,9 +4,12 @@
 -- which generation accepts is decided by one store of the supervisor. `commit` then starts what the new code began
 -- while it loaded and ends what the old code had; `abort` forgets all of it.
 
+local address = require "sockdrawer.address"
 local core = require "sockdrawer.core"
 local asking = require "sockdrawer.asking"
 local callbacks = require "sockdrawer.callbacks"
+local carrier = require "sockdrawer.carrier"
+local doors = require "sockdrawer.doors"
 local generation = require "sockdrawer.generation"
 local hooks = require "sockdrawer.hooks"
 local live = require "sockdrawer.live"
@@ -160,6 +163,8 @@ end
 -- The core's side.
 
 local function register(self, pool, loaded)
+  local transport = loaded.parts.transport
+  if transport then loaded.fn = carrier.entry(pool, loaded.number, transport, loaded.fn) end
   pool.core:generation(loaded.number, asking.add({
     fn = loaded.fn, args = loaded.args,
     finish = loaded.shape == "callbacks" and self.finish or nil,
@@ -186,7 +191,8 @@ end
 local function open_pool(self, state)
   local options = settings(state.options, state.revision)
   options.name, options.index, options.loop = state.name, state.index, runtime.loop
-  local pool = { name = state.name, index = state.index, generations = {}, listening = {}, core = core.pool(options) }
+  local pool = { name = state.name, index = state.index, generations = {}, listening = {}, doors = {} }
+  pool.core = core.pool(options)
   pool.core:on_drained(function(number) self:_retire(pool, number) end)
   pool.core:on_event(function(err, rest)
     log.warn("accept_failed", { pool = pool.name, msg = ("%s: trying again in %g s"):format(err, rest) })
@@ -220,6 +226,20 @@ local function load_code(self, change, entry, pool, wanted)
   table.insert(entry.loaded, loaded)
 end
 
+-- Addresses of a kind of its own need a transport that knows it.
+local function check_addresses(self, entry, wanted)
+  if not wanted then return end
+  local pool = self.pools[entry.state.name]
+  local code = pool and pool.generations[wanted.number]
+  for _, loaded in ipairs(entry.loaded) do
+    if loaded.number == wanted.number then code = loaded end
+  end
+  for _, text in ipairs(entry.state.options.listen or {}) do
+    local err = address.refusal(text, code and code.parts.transport)
+    if err then error({ text = ("pool %s: %s"):format(entry.state.name, err) }, 0) end
+  end
+end
+
 local function load_pool(self, change, state)
   local pool = self.pools[state.name]
   local entry = { state = state, loaded = {}, registered = pool ~= nil }
@@ -231,6 +251,8 @@ local function load_pool(self, change, state)
   end
   load_code(self, change, entry, pool, state.generation)
   load_code(self, change, entry, pool, state.canary)
+  check_addresses(self, entry, state.generation)
+  check_addresses(self, entry, state.canary)
 end
 
 local function load_all(self, change, params)
@@ -342,6 +364,7 @@ local function commit_pool(self, entry)
   else
     pool.core:try() -- it accepted nobody by the old options since the new ones were decided
   end
+  doors.settle(pool, state.options.listen)
   return pool
 end
 
@@ -365,6 +388,7 @@ local function remove_pool(self, name)
   cancel_scope(pool.generations[pool.current])
   cancel_scope(pool.generations[pool.canary])
   pool.removed = true
+  doors.settle(pool)
   pool.core:dismiss()
   pool.core:on_ended(function() forget_removed(self, pool) end)
   forget_removed(self, pool)

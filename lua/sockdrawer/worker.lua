@@ -5,6 +5,7 @@
 
 local core = require "sockdrawer.core"
 local cidr = require "sockdrawer.cidr"
+local doors = require "sockdrawer.doors"
 local drain = require "sockdrawer.drain"
 local log = require "sockdrawer.log"
 local looking = require "sockdrawer.looking"
@@ -140,8 +141,18 @@ function operations.abort(self, params)
   return true
 end
 
+-- At an address of the transport's own kind there is no socket.
+local function open_door(pool, params)
+  if not pool then return nil, "no such pool" end
+  local ok, err = doors.open(pool, params.id, params.address)
+  if not ok then return nil, err end
+  pool.listening[params.id] = true
+  return true
+end
+
 function operations.listen(self, params, fds)
   local pool, fd = self.serving.pools[params.pool], fds[1]
+  if params.own then return open_door(pool, params) end
   if not fd then return nil, "EMFILE" end -- it was sent, but there is no room for it here
   if not pool then
     core.close(fd)
@@ -170,7 +181,9 @@ local function unlisten(pool, ids, options)
   for _, id in ipairs(ids) do
     if pool.listening[id] then
       pool.listening[id] = nil
-      closing[#closing + 1] = tasks.spawn(function() pool.core:unaccept(id, options) end)
+      closing[#closing + 1] = tasks.spawn(function()
+        if not doors.close(pool, id, options.drain) then pool.core:unaccept(id, options) end
+      end)
     end
   end
   for _, task in ipairs(closing) do task:wait() end

@@ -10,7 +10,7 @@ local testing = require "sockdrawer.testing"
 local FOLDER = "types/library/"
 local FILES = {
   "sockdrawer", "sockdrawer/connection", "sockdrawer/control", "sockdrawer/handler", "sockdrawer/options",
-  "sockdrawer/tasks", "sockdrawer/topic", "sockdrawer/testing",
+  "sockdrawer/tasks", "sockdrawer/topic", "sockdrawer/testing", "sockdrawer/transport",
 }
 
 local classes = {}

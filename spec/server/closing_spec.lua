@@ -8,16 +8,18 @@ local function reset(c)
   c:close()
 end
 
-describe("a connection", function()
+local CARRIED = { parts = { transport = "sockdrawer.parts.transport" } }
+
+local function promises(common)
   local lab
   setup(function()
-    lab = laboratory.start {
+    lab = laboratory.start({
       quick = { timeouts = { idle = 0.1 } },
       short = { timeouts = { lifetime = 0.1 } },
       small = { limits = { line = 10 } },
       impatient = { timeouts = { write = 0.1 }, listen = "unix:" .. server.folder() .. "/socket" },
       path = { listen = "unix:" .. server.folder() .. "/socket" },
-    }
+    }, nil, common)
   end)
   teardown(server.cleanup)
 
@@ -169,7 +171,7 @@ describe("a connection", function()
     end)
 
     it("drain", function()
-      local own = laboratory.start()
+      local own = laboratory.start(nil, nil, common)
       local path = own.server.folder .. "/why"
       local c = own:run(([[
         conn:on_close(function(why) local f = io.open(%q, "w") f:write(why) f:close() end)
@@ -183,7 +185,7 @@ describe("a connection", function()
     end)
 
     it("cut, when the deadline of a drain has passed", function()
-      local own = laboratory.start({ strict = { drain = 0.1 } })
+      local own = laboratory.start({ strict = { drain = 0.1 } }, nil, common)
       local path = own.server.folder .. "/why"
       local c = own:run(([[
         conn:on_close(function(why) local f = io.open(%q, "w") f:write(why) f:close() end)
@@ -328,7 +330,11 @@ describe("a connection", function()
   it("ends at once when its lifetime is set to one that is over", function()
     client.expect_closed(lab:run [[ sd.sleep(0.02) conn:timeouts { lifetime = 0.01 } conn:read() sd.sleep(60) ]])
   end)
-end)
+end
+
+
+describe("a connection", function() promises() end)
+describe("a connection through a transport", function() promises(CARRIED) end)
 
 describe("sd.connect", function()
   local lab

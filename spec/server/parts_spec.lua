@@ -234,7 +234,6 @@ describe("parts.manager", function()
     ['{ manager = "h.lua" }'] = "a module has no .lua at its end",
     ["{ manager = 5 }"] = "parts.manager = 5: allowed is a module name or a function",
     ['{ manager = "managers.table" }'] = "with the function admit, not a table without it",
-    ["{ transport = 'x' }"] = 'parts.transport = "x": not available yet',
     ["{ manger = 'x' }"] = "parts.manger",
     ["5"] = "parts = 5: allowed is a table with manager",
   } do

@@ -10,9 +10,9 @@ local function listen()
   return l, select(2, l:getsockname())
 end
 
-describe("a pipe", function()
+local function promises(common)
   local lab
-  setup(function() lab = laboratory.start { quick = { timeouts = { idle = 0.2 } } } end)
+  setup(function() lab = laboratory.start({ quick = { timeouts = { idle = 0.2 } } }, nil, common) end)
   teardown(server.cleanup)
 
   -- Front and back of a connection that goes through the server, which notes what `pipe` answers.
@@ -165,4 +165,9 @@ describe("a pipe", function()
     client.expect_closed(back)
     client.close_all { front, back }
   end)
+end
+
+describe("a pipe", function() promises() end)
+describe("a pipe out of a transport", function()
+  promises { parts = { transport = "sockdrawer.parts.transport" } }
 end)

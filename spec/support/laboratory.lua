@@ -51,10 +51,13 @@ end
 local Laboratory = {}
 Laboratory.__index = Laboratory
 
--- pools: options by name. A pool `plain` with the defaults is always there.
-function laboratory.start(pools, args)
+-- pools: options by name. A pool `plain` with the defaults is always there. `common`: options of all of them.
+function laboratory.start(pools, args, common)
   local all = { plain = {} }
   for name, options in pairs(pools or {}) do all[name] = options end
+  for _, options in pairs(all) do
+    for key, value in pairs(common or {}) do options[key] = value end
+  end
   local files = { ["pools.lua"] = "return " .. literal(all) }
   return setmetatable({ server = server.start { script = SCRIPT, files = files, args = args } }, Laboratory)
 end

@@ -27,6 +27,8 @@ typedef struct {
   int readable, drained, deadlines, broken, closed;
   size_t got;
   bool reads; /* takes everything at once */
+  bool carries;
+  int gains; /* so often something has got on when that is asked */
 } probe;
 
 static void on_readable(sd_conn *c) {
@@ -55,7 +57,15 @@ static void on_closed(sd_conn *c) {
   assert_int_equal(c->source.fd, -1);
 }
 
-static const sd_conn_events events = { on_readable, on_drained, on_deadline, on_broken, on_closed };
+static bool carries(const sd_conn *c) {
+  return ((const probe *)c)->carries;
+}
+
+static bool gets_on(sd_conn *c) {
+  return ((probe *)c)->gains-- > 0;
+}
+
+static const sd_conn_events events = { on_readable, on_drained, on_deadline, on_broken, on_closed, carries, gets_on };
 
 static int open_loop(void **state) {
   (void)state;
@@ -227,6 +237,35 @@ static void a_write_that_stands_still_ends_the_connection(void **state) {
   drop(p);
 }
 
+static void a_write_may_stand_still_while_bytes_get_on_behind_it(void **state) {
+  (void)state;
+  limits.write = 30;
+  probe *p = open_pair();
+  p->gains = 2;
+  sd_conn_write(&p->conn, big, BIG);
+  uint64_t start = sd_loop_now(loop);
+  await(&p->closed);
+  assert_true(sd_loop_now(loop) >= start + 90);
+  assert_int_equal(p->conn.end, SD_END_WRITE);
+  drop(p);
+}
+
+static void a_peer_that_got_lost_can_still_be_read_and_then_fails(void **state) {
+  (void)state;
+  probe *p = open_pair();
+  assert_int_equal(write(p->peer, "last words", 10), 10);
+  turn();
+  sd_conn_lose(&p->conn, -EPROTO, true);
+  assert_int_equal(sd_conn_write(&p->conn, "x", 1), -EPROTO);
+  assert_int_equal(sd_conn_receive(&p->conn, loop->scratch, 100), 10);
+  close_peer(p);
+  turn();
+  assert_int_equal(sd_conn_receive(&p->conn, loop->scratch, 100), -EPROTO);
+  assert_int_equal(sd_conn_receive(&p->conn, loop->scratch, 100), 0);
+  assert_int_equal(p->conn.end, SD_END_RESET);
+  drop(p);
+}
+
 /* ---- reading ---- */
 
 static void reads_only_when_the_kernel_said_so(void **state) {
@@ -359,6 +398,26 @@ static void lingers_no_longer_than_a_second(void **state) {
   drop(p);
 }
 
+static void lingers_as_long_as_its_bytes_are_on_their_way(void **state) {
+  (void)state;
+  probe *p = open_pair();
+  p->carries = true;
+  shutdown(p->peer, SHUT_WR);
+  turn();
+  assert_int_equal(sd_conn_receive(&p->conn, loop->scratch, 100), 0);
+  sd_conn_write(&p->conn, "bye", 3);
+  sd_conn_close(&p->conn);
+  for (int i = 0; i < 5; i++) turn();
+  assert_int_equal(p->conn.state, SD_CONN_LINGERING);
+  expect_at_peer(p, "bye", 3);
+  for (int i = 0; i < 5; i++) turn();
+  assert_int_equal(p->closed, 0);
+  p->carries = false;
+  close_peer(p);
+  await(&p->closed);
+  drop(p);
+}
+
 static void lingering_leaves_bytes_of_others_alone(void **state) {
   (void)state;
   probe *p = open_pair();
@@ -449,6 +508,8 @@ int main(void) {
     TEST(says_once_that_output_has_drained),
     TEST(a_peer_that_is_gone_fails_writes_but_not_what_it_sent),
     TEST(a_write_that_stands_still_ends_the_connection),
+    TEST(a_write_may_stand_still_while_bytes_get_on_behind_it),
+    TEST(a_peer_that_got_lost_can_still_be_read_and_then_fails),
     TEST(reads_only_when_the_kernel_said_so),
     TEST(sees_the_end_behind_the_last_bytes),
     TEST(closes_its_half_behind_what_is_queued),
@@ -457,6 +518,7 @@ int main(void) {
     TEST(keeps_its_promise_to_wake_whoever_was_tired),
     TEST(closes_behind_what_is_queued_and_lingers),
     TEST(lingers_no_longer_than_a_second),
+    TEST(lingers_as_long_as_its_bytes_are_on_their_way),
     TEST(lingering_leaves_bytes_of_others_alone),
     TEST(closing_waits_for_a_peer_only_so_long),
     TEST(abort_with_reset_tells_the_peer),

@@ -38,7 +38,11 @@ static void on_closed(sd_conn *c) {
   closed++;
 }
 
-static const sd_conn_events events = { on_readable, on_nothing, on_nothing, on_nothing, on_closed };
+static const sd_conn_events events = { .on_readable = on_readable,
+  .on_drained = on_nothing,
+  .on_deadline = on_nothing,
+  .on_broken = on_nothing,
+  .on_closed = on_closed };
 
 static sd_pipe at_the_end;
 

@@ -83,7 +83,7 @@ local server = {
 }
 
 local timeouts = {
-  timeout("handshake", 5, "a TLS handshake"),
+  timeout("handshake", 5, "what comes before the handler: a handshake of the transport"),
   timeout("idle", 60, "waiting for the peer"),
   timeout("write", 30, "writing without progress"),
   timeout("lifetime", false, "a connection in all"),
@@ -171,7 +171,7 @@ local parts = {
   { "manager", "manager", help = "says who comes in: a module or a function(info)" },
   { "targeter", "targeter", help = "gives the addresses in place of listen: a module or a function(spec)" },
   { "acceptor", "acceptor", help = "says when and how much is accepted: a module, a function(info) or a table" },
-  { "transport", later = 2, help = "carries the bytes" },
+  { "transport", "transport", help = "carries the bytes: a module, a table with open, or a function(raw, info)" },
   { "queue", "queue", help = "says who of those who wait is next: a module, a function(info) or a table" },
 }
 

@@ -166,6 +166,11 @@ M.part = {
 
 M.manager, M.queue, M.acceptor = M.part, M.part, M.part
 
+M.transport = {
+  parse = M.handler.parse,
+  allowed = function() return "a module name, a table with the function open, or a function" end,
+}
+
 M.plain = {
   parse = function(value, row)
     if type(value) ~= "table" then return nil end
@@ -205,12 +210,12 @@ function M.as_list(value)
   return keys == #list and #list > 0 and list or nil
 end
 
-local AVAILABLE = { tcp = true, unix = true, fd = true, systemd = true }
+local AVAILABLE = { tcp = true, unix = true, fd = true, systemd = true, own = true }
 local LATER = { tls = 5, udp = 5 }
 
 local function parse_address(text)
   if type(text) ~= "string" then return nil, "an address is a text, not a " .. type(text) end
-  local address, err = require("sockdrawer.core").parse_address(text) -- late: the rest needs no C module
+  local address, err = require("sockdrawer.address").parse(text)
   if not address then return nil, err end
   if not AVAILABLE[address.scheme] then
     return nil, ('address "%s": %s'):format(text, later.text(LATER[address.scheme]))

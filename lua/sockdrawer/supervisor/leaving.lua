@@ -64,7 +64,7 @@ end
 local function let_go(listeners, group, member)
   local calls = {}
   member.state = "closing"
-  listeners:detach_all(group, member, calls, false)
+  listeners:detach_all(group, member, calls, group.own)
   if next(calls) then sync.all(calls, DRAIN_QUEUE) end
   if next(member.pollers) == nil then close_member(listeners.ports, group, member) end
 end
@@ -75,7 +75,7 @@ local function is_ours(group)
 end
 
 local function has_queue(group, member)
-  return is_ours(group) and core.queued(member.fd)
+  return is_ours(group) and not group.own and core.queued(member.fd)
 end
 
 -- Without waiting for it: a loop that is stuck hears of it when it goes on.

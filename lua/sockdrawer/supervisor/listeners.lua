@@ -75,7 +75,7 @@ end
 local function places_of(groups)
   local places, fds = {}, {}
   for _, group in ipairs(groups) do
-    for i, member in ipairs(group.members) do
+    for i, member in ipairs(not group.own and group.members or {}) do
       table.insert(places, { address = group.bound, index = i })
       table.insert(fds, member.fd)
     end
@@ -199,10 +199,10 @@ local function attach(self, group, member, worker, calls)
   member.pollers[worker] = id
   local params = {
     pool = group.pool, id = id, address = group.bound, shared = group.shared,
-    last_call = member.state == "leaving" or nil,
+    own = group.own, last_call = member.state == "leaving" or nil,
   }
   table.insert(calls, function()
-    local ok, err = worker.peer:call("listen", params, { fds = { member.fd } })
+    local ok, err = worker.peer:call("listen", params, { fds = not group.own and { member.fd } or nil })
     if ok or err == "closed" then return true end
     member.pollers[worker] = nil
     log.warn("listen", { pool = group.pool, loop = worker.loop, msg = tostring(err) })

@@ -3,6 +3,7 @@
 -- Where the pool has sockets on the port already, new ones open beside them and get no connection before they are put
 -- into service (`ports`); a unix socket is bound beside the live one and renamed over it then (`opening.publish`).
 
+local address_of = require "sockdrawer.address"
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
 
@@ -165,6 +166,17 @@ function openers.fd(pool, group)
   return add_single(pool, group, group.address)
 end
 
+-- Nothing arrives at its one member: that only stands for the loops that accept there (doors.lua).
+function openers.own(_, group, context)
+  group.bound, group.own = group.text, true
+  if context.bind_only then return true end
+  local fd, other = core.socketpair()
+  if not fd then return nil, other end
+  core.close(other)
+  group.members[1] = { fd = fd, pollers = {}, state = "waiting" }
+  return true
+end
+
 -- ---------------------------------------------------------------- groups
 
 --- Closes groups that were never in service.
@@ -193,7 +205,7 @@ end
 
 -- What an address stands for: itself, or the sockets that the service manager passed under a name.
 local function places(text, context)
-  local address, wrong = core.parse_address(text, context.folder)
+  local address, wrong = address_of.parse(text, context.folder)
   if not address then return nil, wrong end
   if address.scheme ~= "systemd" then return { address } end
   local fds, missing = context.activation:find(address.name)

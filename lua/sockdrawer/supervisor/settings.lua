@@ -204,7 +204,7 @@ end
 local function listen_sockets(pool)
   local list = {}
   for _, group in ipairs(pool.groups) do
-    for _, member in ipairs(group.members) do table.insert(list, member.fd) end
+    for _, member in ipairs(not group.own and group.members or {}) do table.insert(list, member.fd) end
   end
   return list
 end

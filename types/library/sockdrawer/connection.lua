@@ -231,6 +231,14 @@ function conn:peer() end
 ---@return integer|sockdrawer.Error|nil port
 function conn:wire_peer() end
 
+--- Whether its bytes are safe from others on the way, as its transport says.
+---@return boolean
+function conn:secure() end
+
+--- The protocol that its transport has agreed on with the peer.
+---@return string?
+function conn:protocol() end
+
 --- The own address.
 ---@return string? ip
 ---@return integer|sockdrawer.Error|nil port

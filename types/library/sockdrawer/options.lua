@@ -108,7 +108,7 @@
 ---@field eval? boolean allows eval and repl; default: false
 
 ---@class sockdrawer.PoolSettings.timeouts
----@field handshake? number|false|"infinity" a TLS handshake (s); default: 5
+---@field handshake? number|false|"infinity" what comes before the handler: a handshake of the transport (s); default: 5
 ---@field idle? number|false|"infinity" waiting for the peer (s); default: 60
 ---@field write? number|false|"infinity" writing without progress (s); default: 30
 ---@field lifetime? number|false|"infinity" a connection in all (s); default: off
@@ -180,6 +180,7 @@
 ---@field manager? string|sockdrawer.Manager|{ admit: sockdrawer.Manager } says who comes in: a module or a function(info)
 ---@field targeter? string|sockdrawer.Targeter gives the addresses in place of listen: a module or a function(spec)
 ---@field acceptor? string|sockdrawer.AcceptorTurn|sockdrawer.Acceptor says when and how much is accepted: a module, a function(info) or a table
+---@field transport? string|sockdrawer.Transport|sockdrawer.TransportOpen carries the bytes: a module, a table with open, or a function(raw, info)
 ---@field queue? string|sockdrawer.NewQueue|{ new: sockdrawer.NewQueue } says who of those who wait is next: a module, a function(info) or a table
 
 ---@class sockdrawer.PoolSettings
