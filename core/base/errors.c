@@ -15,6 +15,11 @@ static const struct {
   { SD_ELIMIT, "limit", "longer than its limit allows" },
   { SD_EBUSY, "busy", "another task is already at it" },
   { SD_EMESSAGE, "message", "a message has come" },
+  { SD_EFULL, "full", "there is no room for it" },
+  { SD_EEXISTS, "exists", "there is one already" },
+  { SD_ECHANGED, "changed", "it is not what was expected" },
+  { SD_ETYPE, "type", "what is there is of another type" },
+  { SD_EGONE, "gone", "the task or connection has ended" },
 };
 
 enum { OWN = sizeof own / sizeof own[0], LAST_ERRNO = 133 };

@@ -11,6 +11,11 @@ enum {
   SD_ELIMIT = -20005,    /* "limit" */
   SD_EBUSY = -20006,     /* "busy": somebody else reads already */
   SD_EMESSAGE = -20007,  /* "message": one lies in the reader's mailbox */
+  SD_EFULL = -20020,     /* "full": of a store */
+  SD_EEXISTS = -20021,   /* "exists": the key has a value */
+  SD_ECHANGED = -20022,  /* "changed": it has another value */
+  SD_ETYPE = -20023,     /* "type": of the value that is there */
+  SD_EGONE = -20024,     /* "gone": the task has ended */
 };
 
 /* The stable word of a failure: one of the above, else the errno name. */
