@@ -17,6 +17,9 @@ local SECTIONS = {
   { "sockdrawer/topic", { "Topic", "Topics" }, { "Subscription", "Subscriptions" } },
   { "sockdrawer/transport", { "Transport", "Transports" }, { "TransportSession", "Sessions of transports" },
     { "TransportListener", "Listeners of transports" }, { "Memory", "`sockdrawer.parts.memory`" } },
+  { "sockdrawer/shared", { "Shared", "Stores of `sd.shared`" }, { "SharedOptions", "Options of `sd.shared`" },
+    { "SetOptions", "Options of `store:set`" }, { "IncrOptions", "Options of `store:incr`" },
+    { "Limiter", "Limiters" }, { "LimiterOptions", "Options of `sd.limiter`" } },
   { "sockdrawer/testing", { "testing", "`sockdrawer.testing`" }, { "testing.Client", "Clients of `testing`" },
     { "testing.Server", "Servers of `testing`" } },
 }

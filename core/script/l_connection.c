@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "l_shared.h"
 #include "l_socket.h"
 #include "net/address.h"
 #include "net/pipe.h"
@@ -123,6 +124,7 @@ static void on_handler_end(sd_task *task, sd_task_end how, const char *error) {
     return;
   }
   if (how == SD_TASK_FAILED) sd_task_report(task->serial, error, c);
+  if (task->owns) sd_shared_conn_ended(c);
   sd_conn_note_end(&c->conn, how == SD_TASK_FAILED ? SD_END_ERROR : judge(c));
   if (task->watched) tell_over(c, error);
   if (c->pool != NULL) sd_l_pool_conn_over(c, how, error);

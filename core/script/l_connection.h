@@ -131,7 +131,8 @@ void sd_l_lent_give_back(l_lent *lent);
 
 /* ---- l_directory.c: connections by their ids ---- */
 void sd_l_directory_add(l_conn *c);
-void sd_l_directory_remove(l_conn *c); /* harmless for one that is not in it */
+l_conn *sd_l_directory_find(const char *id); /* NULL: nobody of that id is here */
+void sd_l_directory_remove(l_conn *c);       /* harmless for one that is not in it */
 void sd_l_directory_register(lua_State *L);
 
 void sd_l_pipe_register(lua_State *L);    /* method pipe */

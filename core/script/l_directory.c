@@ -59,7 +59,7 @@ void sd_l_directory_remove(l_conn *c) {
   count--;
 }
 
-static l_conn *find(const char *id) {
+l_conn *sd_l_directory_find(const char *id) {
   int loop = 0, life = 0, end = 0;
   uint64_t serial;
   size_t own = strlen(sd_the_vm.id_prefix);
@@ -76,7 +76,7 @@ static l_conn *find(const char *id) {
 
 /* find_connection(id) → the connection of that id whose handler runs here, or nil. */
 static int l_find(lua_State *L) {
-  const l_conn *c = find(luaL_checkstring(L, 1));
+  const l_conn *c = sd_l_directory_find(luaL_checkstring(L, 1));
   if (c == NULL || c->handler_over) return 0;
   sd_vm_push_anchored(L, c);
   return 1;

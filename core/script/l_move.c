@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "l_pool.h"
+#include "l_shared.h"
 
 static sd_ref on_gone = LUA_NOREF;
 
@@ -160,7 +161,15 @@ static int l_pack(lua_State *L) {
   put_flag(L, "want_fin", c->conn.want_fin);
   put_flag(L, "follows", c->follows);
   put_flag(L, "uncounted", c->uncounted);
+  put_flag(L, "owns", c->task.owns);
   return 1;
+}
+
+/* _rehome(pid): what it owns ends with that process from now on. */
+static int l_rehome(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  if (c->task.owns) sd_shared_conn_moves(c, (int32_t)luaL_checkinteger(L, 2));
+  return 0;
 }
 
 /* _depart(): it lives on elsewhere; the handler ends where it stands. */
@@ -250,9 +259,10 @@ static int unpack_bytes(lua_State *L, int index, l_conn *c) {
 }
 
 static int unpack(lua_State *L, int index, l_conn *c) {
+  unpack_id(L, index, c);
+  c->task.owns = flag_of(L, index, "owns");
   int err = unpack_bytes(L, index, c);
   if (err) return err;
-  unpack_id(L, index, c);
   if ((uint64_t)number_of(L, index, "generation") != c->task.generation)
     sd_trial_served(sd_scoreboard_trial(sd_the_vm.scoreboard, c->pool->index), c->task.generation);
   c->conn.bytes_in = (uint64_t)number_of(L, index, "bytes_in");
@@ -275,10 +285,18 @@ static int unpack(lua_State *L, int index, l_conn *c) {
   return 0;
 }
 
+static void lose_owned(lua_State *L, int packed) {
+  if (!lua_istable(L, packed) || !flag_of(L, packed, "owns")) return;
+  lua_getfield(L, packed, "id");
+  sd_shared_owner_ended(L, -1);
+  lua_pop(L, 1);
+}
+
 /* The connection was counted here when its place was passed on. */
 static int lost(lua_State *L, const l_pool *pool, int fd, int err) {
   bool uncounted = lua_istable(L, 4) && flag_of(L, 4, "uncounted");
   close(fd);
+  lose_owned(L, 4);
   sd_scoreboard_count_closed(sd_the_vm.scoreboard, pool->index);
   if (!uncounted) sd_scoreboard_release(sd_the_vm.scoreboard, pool->index);
   return sd_push_failure(L, err);
@@ -366,6 +384,7 @@ void sd_l_move_register(lua_State *L) {
     { "_waits", l_waits },
     { "_movable", l_movable },
     { "_pack", l_pack },
+    { "_rehome", l_rehome },
     { "_depart", l_depart },
     { NULL, NULL },
   };

@@ -6,6 +6,7 @@
 #include "l_connection.h"
 #include "l_log.h"
 #include "l_scoreboard.h"
+#include "l_shared.h"
 #include "l_socket.h"
 #include "task.h"
 
@@ -58,6 +59,7 @@ int luaopen_sockdrawer_core(lua_State *L) {
   sd_l_socket_register(L);
   sd_l_system_register(L);
   sd_l_scoreboard_register(L);
+  sd_l_shared_register(L);
   sd_l_log_register(L);
   sd_l_connection_register(L);
   sd_l_connect_register(L);

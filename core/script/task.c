@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "base/log_writer.h"
+#include "l_shared.h"
 #include "net/connection.h"
 
 enum { ROUNDS = 8 };
@@ -299,6 +300,7 @@ static void on_spawned_end(sd_task *task, sd_task_end how, const char *error) {
     sd_vm_push_id(sd_the_vm.L, task->serial);
     sd_task_tell_over(how == SD_TASK_DROPPED ? "cancelled" : NULL, error);
   }
+  if (task->owns) sd_shared_task_ended(task);
   free(task);
 }
 

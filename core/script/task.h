@@ -63,6 +63,7 @@ struct sd_task {
   bool sleeping;      /* its timer is no failure: it slept to the end */
   bool interruptible; /* draining ends its wait */
   bool watched;       /* somebody wants to hear of its end: vm->on_task_over */
+  bool owns;          /* entries of shared stores, which go when it ends: l_owner.c */
 };
 
 /* A coroutine, spare or new, anchored. Put function and arguments on it. */

@@ -8,6 +8,7 @@ local post = require "sockdrawer.messages.post"
 local relations = require "sockdrawer.messages.relations"
 local runtime = require "sockdrawer.runtime"
 local select_first = require "sockdrawer.select"
+local shared = require "sockdrawer.shared"
 local tasks = require "sockdrawer.tasks"
 local topic = require "sockdrawer.messages.topic"
 local work = require "sockdrawer.work"
@@ -81,6 +82,7 @@ end
 for name, fn in pairs(messages) do sd[name] = in_a_task(name, fn) end
 
 sd.topic = topic.of
+sd.shared, sd.limiter = shared.store, shared.limiter
 
 -- The world.
 
@@ -148,7 +150,7 @@ sd.ctl = setmetatable({}, {
 })
 
 -- What later stages bring says so, in place of "attempt to call a nil value".
-for name in ([[register whereis unregister supervisor shared limiter on]]):gmatch "%S+" do
+for name in ([[register whereis unregister supervisor on]]):gmatch "%S+" do
   sd[name] = function() error(("sd.%s is not available yet"):format(name), 2) end
 end
 

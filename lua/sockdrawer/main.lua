@@ -1,7 +1,7 @@
 --- Where a child process begins: a worker or a loader, started by the supervisor as the same program with a role.
 --
 -- luajit main.lua ROLE PATH CPATH [UID:GID:USER]. Standard input is /dev/null, 1 and 2 are the log pipe, 3 is the
--- channel to the supervisor; a worker also has the scoreboard (4) and its bell (5).
+-- channel to the supervisor; a worker also has the scoreboard (4), its bell (5) and the shared stores (6).
 
 local role, path, cpath, user = ...
 package.path, package.cpath = path, cpath

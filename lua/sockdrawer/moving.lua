@@ -236,9 +236,11 @@ local function leave(self, conn, session, carried, move)
   local pid = core.getpid()
   local ok = core_pool:pass(self.slot, pid, loop.slot, loop.pid, conn:_uncounted())
   if not ok then return move.left:resolve(nil, no_loop(loop.number)) end
+  conn:_rehome(loop.pid)
   local arrival, why = loop.peer:ask("arrive", whole, { conn:_fd() })
   if not arrival then
     -- It could not even be sent. If the other has died with the place, the connection has none any more.
+    conn:_rehome(pid)
     if not core_pool:pass(loop.slot, loop.pid, self.slot, pid, conn:_uncounted()) then conn:_depart() end
     return move.left:resolve(nil, why)
   end

@@ -143,6 +143,14 @@ local POOLS = {
   "rejected", "handler", "addresses",
 }
 
+local STORES = { "store", "kind", "full", "size", "used", "count", "evictions" }
+
+local function store_lines(stores)
+  local rows = {}
+  for i, store in ipairs(stores or {}) do rows[i] = setmetatable({ store = store.name }, { __index = store }) end
+  return #rows > 0 and append({ "" }, columns(STORES, rows)) or {}
+end
+
 local function pool_rows(pools)
   local rows = {}
   for i, pool in ipairs(pools or {}) do
@@ -179,6 +187,7 @@ function shows.status(result)
   append(append(lines, { "" }), columns(LOOPS, result.loops))
   append(append(lines, { "" }), columns(POOLS, pool_rows(result.pools)))
   append(lines, trial_lines(result.pools))
+  append(lines, store_lines(result.stores))
   local missing = result.missing
   if type(missing) == "table" and #missing > 0 then
     append(append(lines, { "", "missing (they did not answer in time):" }), shows.fields(missing))

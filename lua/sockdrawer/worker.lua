@@ -23,7 +23,7 @@ require "sockdrawer.connection"
 local worker = {}
 
 -- Where the supervisor has put them (see main.lua).
-local CHANNEL, SCOREBOARD, BELL = 3, 4, 5
+local CHANNEL, SCOREBOARD, BELL, SHELF = 3, 4, 5, 6
 
 local DRAIN_DEADLINE, SPARE_SECONDS = 20, 10
 local LOOK = 0.02
@@ -86,7 +86,9 @@ local operations = {}
 
 local function attach(self, params)
   core.identify(params.loop, params.incarnation)
-  if not self.embedded then core.scoreboard { fd = SCOREBOARD, slot = params.slot, bell = BELL } end
+  if self.embedded then return end
+  core.scoreboard { fd = SCOREBOARD, slot = params.slot, bell = BELL }
+  assert(core.shelf { fd = SHELF })
 end
 
 local function settle(params)

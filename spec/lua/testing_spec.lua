@@ -324,6 +324,34 @@ describe("a server", function()
   end)
 end)
 
+describe("a shared store of a handler", function()
+  after_each(testing.cleanup)
+
+  local function count(conn)
+    local visits, limiter = sd.shared("visits", { size = "64K" }), sd.limiter("visits", { rate = 0.01, burst = 2 })
+    visits:set("here " .. conn.id, true, { owner = conn.id })
+    for line in conn:lines() do conn:write(tostring(limiter:take(line)), " ", visits:incr(line), "\n") end
+  end
+
+  it("is there, and the spec can look into it", function()
+    local client, server_of = testing.pair(count)
+    client:write "a\na\na\n"
+    for _, answer in ipairs { "true 1", "true 2", "nil 3" } do assert.equal(answer, client:read "l") end
+    local other = server_of:connect()
+    other:write "a\n"
+    assert.equal("nil 4", other:read "l")
+    assert.equal(4, sd.shared("visits"):get "a")
+    assert.equal(2, #sd.shared("visits"):keys "here ")
+    other:close()
+    assert.equal(1, #sd.shared("visits"):keys "here ")
+  end)
+
+  it("is empty again after cleanup", function()
+    assert.equal(0, sd.shared("visits"):count())
+    assert.is_true(sd.limiter("visits", { rate = 0.01, burst = 2 }):take "a")
+  end)
+end)
+
 describe("testing.run", function()
   after_each(testing.cleanup)
 

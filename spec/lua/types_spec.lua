@@ -10,7 +10,7 @@ local testing = require "sockdrawer.testing"
 local FOLDER = "types/library/"
 local FILES = {
   "sockdrawer", "sockdrawer/connection", "sockdrawer/control", "sockdrawer/handler", "sockdrawer/options",
-  "sockdrawer/tasks", "sockdrawer/topic", "sockdrawer/testing", "sockdrawer/transport",
+  "sockdrawer/shared", "sockdrawer/tasks", "sockdrawer/topic", "sockdrawer/testing", "sockdrawer/transport",
 }
 
 local classes = {}
@@ -105,6 +105,11 @@ describe("the types for editors", function()
     with_connection(function(conn)
       for _, field in ipairs(class.fields) do assert.is_not_nil(conn[field.name], field.name) end
     end)
+  end)
+
+  it("have the methods of shared stores and limiters", function()
+    assert.same(public(core.store_methods), names_of(classes["sockdrawer.Shared"].functions))
+    assert.same({ "take" }, names_of(classes["sockdrawer.Limiter"].functions))
   end)
 
   it("have what connections take and give", function()

@@ -144,6 +144,19 @@ function sd.work(module, fn, ...) end
 ---@return table state
 function sd.state(name) end
 
+--- The store of that name, which all loops share. It is there from the first call on, wherever that is made, and stays
+--- as long as the instance: a crash, a swap or an upgrade changes nothing in it.
+---@param name string
+---@param options? sockdrawer.SharedOptions what is absent is as it was declared first
+---@return sockdrawer.Shared store
+function sd.shared(name, options) end
+
+--- A limiter: so many a second for each key, over all loops.
+---@param name string
+---@param options sockdrawer.LimiterOptions
+---@return sockdrawer.Limiter limiter
+function sd.limiter(name, options) end
+
 --- Connects to `tcp://host:port` or `unix:/path`. The connection ends with the task that opened it.
 ---@param address string
 ---@param options? { timeout?: number|false } seconds; default 10

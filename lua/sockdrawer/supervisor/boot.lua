@@ -99,6 +99,7 @@ function Instance:_make_parts()
   self.max_pools = #self.spec.pools + SPARE_POOLS
   self.slots = 4 * math.max(core.cpus(), self.loops) + 64
   self.scoreboard = core.scoreboard { slots = self.slots, pools = self.max_pools }
+  self.shelf = assert(core.shelf {})
   self:make_memory()
 end
 

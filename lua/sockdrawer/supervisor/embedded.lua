@@ -20,13 +20,15 @@ function Child:kill()
 end
 
 --- Looks like process.spawn to whoever supervises it.
----@param scoreboard table
+---@param instance table
 ---@param options table
 ---@return table child
-function embedded.spawn(scoreboard, options)
+function embedded.spawn(instance, options)
   local ours, theirs = core.socketpair()
+  local scoreboard, shelf = instance.scoreboard, instance.shelf
   -- Kept by the core from here on: this process has a slot now.
   core.scoreboard { fd = scoreboard:fd(), bell = scoreboard:bell(), slot = options.slot }
+  assert(core.shelf { fd = shelf:fd() })
   local child = setmetatable({
     pid = core.getpid(), embedded = true, exited = sync.promise(), log_ended = sync.promise(),
     on_exit = options.on_exit,

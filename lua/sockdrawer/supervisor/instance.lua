@@ -57,7 +57,7 @@ end
 --- Starts one worker; in this process where there is no supervisor.
 function Instance:spawn_worker(options)
   if self.supervised then return process.spawn(options) end
-  return embedded.spawn(self.scoreboard, options)
+  return embedded.spawn(self, options)
 end
 
 --- A part of the instance has failed for good.

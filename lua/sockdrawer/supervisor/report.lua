@@ -15,6 +15,16 @@ end
 
 -- ---------------------------------------------------------------- status
 
+--- The shared stores and limiters, in order of their making.
+function report.stores(instance)
+  local rows = list()
+  for i, row in ipairs(instance.shelf:list()) do
+    row.evictions, row.evicted = row.evicted, nil
+    rows[i] = row
+  end
+  return rows
+end
+
 local function restarts_by_loop(instance)
   local counts = {}
   for _, row in ipairs(instance.workers.engine:which_children()) do counts[row.id] = row.restarts end
@@ -65,6 +75,7 @@ function report.status(instance)
   return {
     protocol = 1, name = instance.name, version = core.versions().sockdrawer, pid = core.getpid(),
     uptime = core.now() - instance.started, state = instance.state, loops = report.loops(instance), pools = rows,
+    stores = report.stores(instance),
   }
 end
 

@@ -23,7 +23,7 @@ local workers = require "sockdrawer.supervisor.workers"
 local successor = {}
 
 -- Where the descriptors of a trial are.
-local STATE, ANSWER, SCOREBOARD, BELL = 3, 4, 5, 6
+local STATE, ANSWER, SCOREBOARD, BELL, SHELF = 3, 4, 5, 6, 7
 
 local function write(fd, text)
   ffi.C.write(fd, text, #text)
@@ -74,10 +74,13 @@ end
 local function judge(instance)
   local state, err = handover.read(STATE)
   if not state then return nil, err end
-  local board, why = core.scoreboard { fd = SCOREBOARD, bell = BELL }
-  if not board then return nil, "its shared memory is laid out differently: " .. tostring(why) end
+  local scoreboard, why = core.scoreboard { fd = SCOREBOARD, bell = BELL }
+  if not scoreboard then return nil, "its shared memory is laid out differently: " .. tostring(why) end
+  local shelf
+  shelf, why = core.shelf(state.shelf and { fd = SHELF } or {})
+  if not shelf then return nil, "its shared stores are laid out differently: " .. tostring(why) end
   remember(instance, state)
-  instance.scoreboard = board
+  instance.scoreboard = scoreboard
   local by_slot = {}
   for _, row in ipairs(state.workers) do by_slot[row.slot] = row end
   restore(instance, state, by_slot)
@@ -160,6 +163,7 @@ local function inherit(instance, state)
   instance.notify.path, instance.notify.watchdog = state.notify.path, state.notify.watchdog
   instance.stopping = stopping.new(instance)
   instance.scoreboard = assert(core.scoreboard(state.scoreboard))
+  instance.shelf = assert(core.shelf(state.shelf or {})) -- a program of old times had none
   instance.spec = handover.thaw(state.memory, {}).spec -- the workers' group goes by it
   restore(instance, state, inherit_workers(instance, state))
   assert(instance:_settle())

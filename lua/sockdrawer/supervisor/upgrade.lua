@@ -54,6 +54,7 @@ local function state_of(instance, command)
     order = workers.order, last_loop = workers.last_loop, incarnation = workers.incarnation,
     last_listener = instance.listeners.last_id, last_change = instance.changes.last_id,
     scoreboard = { fd = instance.scoreboard:fd(), bell = instance.scoreboard:bell() },
+    shelf = { fd = instance.shelf:fd() },
     control = instance.control.socket, log = { level = level, levels = levels },
     notify = { path = instance.notify.path, watchdog = instance.notify.watchdog },
     activation = { fds = instance.activation.fds, names = instance.activation.names },
@@ -99,7 +100,7 @@ local function run_trial(instance, command, ends)
     file = argv[1], args = argv, env = trial_environment(), detached = true,
     fds = {
       [0] = ends.null, [1] = ends.output_end, [2] = ends.output_end, [3] = ends.state, [4] = ends.answer_end,
-      [5] = board:fd(), [6] = board:bell(),
+      [5] = board:fd(), [6] = board:bell(), [7] = instance.shelf:fd(),
     },
   }
   close_all { ends.null, ends.output_end, ends.state, ends.answer_end }
@@ -188,8 +189,8 @@ end
 
 local function every_descriptor(state, more)
   local fds = { unpack(state.fds) }
-  for _, list in ipairs { more, state.activation.fds, { state.scoreboard.fd, state.scoreboard.bell, state.control.fd } }
-  do
+  local own = { state.scoreboard.fd, state.scoreboard.bell, state.shelf.fd, state.control.fd }
+  for _, list in ipairs { more, state.activation.fds, own } do
     for _, fd in ipairs(list) do table.insert(fds, fd) end
   end
   return fds

@@ -14,6 +14,7 @@ local workers = {}
 
 local FIRST_DELAY, MOST_DELAY, SHORT_LIFE = 0.010, 10, 2
 local STOP_SECONDS, JOINED, LAST_WORDS, ANSWER = 2, 1, 0.1, 1
+local REAP_AGAIN, REAP_MOST = 0.005, 20000
 
 ---@class sockdrawer.Workers
 ---@field order integer[] the loops in service: their places are what listen sockets go by, whatever their numbers
@@ -115,7 +116,7 @@ function Workers:_spawn(loop)
   worker.child, err = instance:spawn_worker {
     role = "worker", title = ("sockdrawer: worker %d %s"):format(loop, instance.name),
     base = { loop = loop }, handlers = handlers_of(self, worker), slot = slot, user = instance.user,
-    fds = { [4] = instance.scoreboard:fd(), [5] = instance.scoreboard:bell() },
+    fds = { [4] = instance.scoreboard:fd(), [5] = instance.scoreboard:bell(), [6] = instance.shelf:fd() },
     on_exit = function(_, status) self:_gone(worker, status) end,
   }
   if not worker.child then
@@ -297,12 +298,25 @@ function Workers:_judge(worker, before, reason)
     and self.instance.isolation:blame(worker.loading, reason)
 end
 
+-- What its tasks owned in shared stores. A lock may be held by a worker that is stopped, and only we can end that.
+local function reap_owners(shelf, pid)
+  if shelf:reap(pid) then return end
+  core.spawn(function()
+    for _ = 1, REAP_MOST do
+      core.park(REAP_AGAIN)
+      if shelf:reap(pid) then return end
+    end
+    log.error("not_reaped", { pid = pid, msg = "a shared store is locked: what this worker's tasks owned stays" })
+  end):detach()
+end
+
 function Workers:_gone(worker, status)
   local instance = self.instance
   if worker.state == "starting" then hear_out(worker) end
   local slot = instance.scoreboard:slot(worker.slot)
   local lost = instance.scoreboard:slot_reap(worker.slot)
   instance.scoreboard:slot_set(worker.slot, { state = "free", pid = 0, loop = 0 })
+  reap_owners(instance.shelf, worker.pid)
   self.by_slot[worker.slot] = nil
   if self.by_loop[worker.loop] == worker then self.by_loop[worker.loop] = nil end
   local before = worker.state

@@ -202,6 +202,7 @@ function server.close_all()
     ask(one, "close", close, one)
     closed[#closed + 1] = one
   end
+  if core.own_shelf() then core.own_shelf():clear() end -- shared stores, in which one spec must not find another's
   for _, one in ipairs(closed) do surface(one) end
 end
 
