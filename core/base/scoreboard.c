@@ -12,7 +12,7 @@
 
 #include <fcntl.h>
 
-#define MAGIC UINT64_C(0x7364626f61726433) /* changes with the layout */
+#define MAGIC UINT64_C(0x7364626f61726434) /* changes with the layout */
 
 typedef struct {
   uint64_t magic;
@@ -425,7 +425,7 @@ static bool has_connections(const sd_scoreboard *sb, uint32_t pool) {
 }
 
 static void zero_counters(sd_pool_counters *c) {
-  c->accepted = c->closed = c->connections = c->accepting = 0;
+  c->accepted = c->closed = c->connections = c->accepting = c->preempted = 0;
   for (int i = 0; i < SD_REJECT_REASONS; i++) c->rejected[i] = 0;
   c->part_errors = 0;
 }
@@ -474,6 +474,7 @@ static void add_counters(sd_pool_view *out, const sd_pool_counters *c) {
   out->accepted += peek(&c->accepted);
   out->closed += peek(&c->closed);
   out->connections += peek(&c->connections);
+  out->preempted += peek(&c->preempted);
   for (int i = 0; i < SD_REJECT_REASONS; i++) {
     uint64_t n = peek(&c->rejected[i]);
     out->rejected_by[i] += n;
@@ -537,8 +538,18 @@ void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot, sd_slot_vie
     .beat_ns = peek(&s->beat_ns),
     .dropped_logs = peek(&s->dropped_logs),
     .loading = s->loading,
+    .starved = s->starved,
   };
   read_heartbeat(s, out);
+}
+
+bool sd_scoreboard_order(sd_scoreboard *sb, uint32_t slot, uint64_t least, bool stop) {
+  assert(slot < sb->nslots);
+  sd_scoreboard_slot *s = &sb->slots[slot];
+  uint64_t entered = peek(&s->entered_ns), now = sd_scoreboard_clock();
+  if (entered == 0 || now < entered || now - entered < least) return false;
+  sd_order_give(&s->order, entered, stop);
+  return true;
 }
 
 static void give_back(sd_scoreboard *sb, uint32_t pool, uint32_t slot) {
@@ -560,6 +571,7 @@ static uint64_t fold(sd_scoreboard *sb, uint32_t pool, uint32_t slot) {
   uint64_t lost = c->connections;
   sd_counter_add(&base->accepted, c->accepted);
   sd_counter_add(&base->closed, c->closed + lost);
+  sd_counter_add(&base->preempted, c->preempted);
   for (int i = 0; i < SD_REJECT_REASONS; i++) sd_counter_add(&base->rejected[i], c->rejected[i]);
   sd_counter_add(&base->part_errors, c->part_errors);
   zero_counters(c);
@@ -570,7 +582,8 @@ static void clear_slot(sd_scoreboard_slot *s) {
   s->entered_ns = s->generation = s->connection = 0;
   s->pool = SD_SCOREBOARD_NO_POOL;
   s->beat_ns = s->lag_ns = s->dropped_logs = 0;
-  s->loading = 0;
+  s->loading = s->starved = 0;
+  sd_order_clear(&s->order);
   s->pid = s->loop = 0;
   s->state = SD_SLOT_FREE;
 }

@@ -20,6 +20,7 @@
 
 #include "base/alarm.h"
 #include "base/headcount.h"
+#include "base/order.h"
 #include "base/split.h"
 #include "base/token_bucket.h"
 
@@ -56,6 +57,7 @@ typedef struct {
   _Atomic uint64_t closed;
   _Atomic uint64_t connections; /* live now */
   _Atomic uint64_t accepting;   /* listen sockets that it polls */
+  _Atomic uint64_t preempted;   /* handlers that were made to let their loop go */
   _Atomic uint64_t rejected[SD_REJECT_REASONS];
   _Atomic uint64_t part_errors; /* calls of code in place of the pool's own that failed */
 } sd_pool_counters;
@@ -70,10 +72,12 @@ typedef struct {
   _Atomic uint64_t beat_ns; /* CLOCK_MONOTONIC of the last beat */
   _Atomic uint64_t lag_ns;  /* how late that beat came */
   _Atomic uint64_t dropped_logs;
+  _Atomic uint32_t starved; /* even after a full collection its Lua heap is above its limit */
   /* Written by the supervisor. */
   _Alignas(SD_SCOREBOARD_LINE) _Atomic uint32_t state;
   _Atomic int32_t pid;
   _Atomic int32_t loop;
+  sd_order order;
 } sd_scoreboard_slot;
 
 /* Each line for those who write it: the padding is meant.
@@ -223,6 +227,7 @@ typedef struct {
   uint64_t reserved; /* places taken: connections, and accepts under way */
   uint64_t accepted;
   uint64_t closed;
+  uint64_t preempted;
   uint64_t rejected;                       /* in all */
   uint64_t rejected_by[SD_REJECT_REASONS]; /* and why */
   uint64_t part_errors;
@@ -246,6 +251,7 @@ typedef struct {
   uint64_t beat_ns;
   uint64_t dropped_logs;
   bool loading;
+  bool starved;
   uint64_t entered_ns; /* 0: idle, and the next three mean nothing */
   uint32_t pool;       /* SD_SCOREBOARD_NO_POOL: not for a connection */
   uint64_t generation;
@@ -253,6 +259,10 @@ typedef struct {
 } sd_slot_view;
 
 void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot, sd_slot_view *out);
+
+/* Gives an order to whoever is in Lua there for `least` ns or more: false when nobody
+ * is. The signal is the caller's business. */
+bool sd_scoreboard_order(sd_scoreboard *sb, uint32_t slot, uint64_t least, bool stop);
 
 /* Frees the slot of a process that has ended: its counters join the pools', its
  * live connections count as closed, its places are given back, the bell rings.
@@ -304,6 +314,18 @@ static inline void sd_scoreboard_loading(const sd_scoreboard *sb, bool on) {
   atomic_store_explicit(&sd_scoreboard_own(sb)->loading, on, memory_order_relaxed);
 }
 
+/* The stretch of Lua that we are in; 0: none. */
+static inline uint64_t sd_scoreboard_stretch(const sd_scoreboard *sb) {
+  return atomic_load_explicit(&sd_scoreboard_own(sb)->entered_ns, memory_order_relaxed);
+}
+
+/* Whether that is for a pool: code of the user's, and not our own. */
+static inline bool sd_scoreboard_in_pool(const sd_scoreboard *sb) {
+  const sd_scoreboard_slot *s = sd_scoreboard_own(sb);
+  return sd_scoreboard_stretch(sb) != 0 &&
+         atomic_load_explicit(&s->pool, memory_order_relaxed) != SD_SCOREBOARD_NO_POOL;
+}
+
 static inline void sd_scoreboard_dropped_log(const sd_scoreboard *sb) {
   atomic_fetch_add_explicit(&sd_scoreboard_own(sb)->dropped_logs, 1, memory_order_relaxed);
 }
@@ -327,6 +349,10 @@ static inline void sd_scoreboard_count_accepted(const sd_scoreboard *sb, uint32_
   sd_pool_counters *c = sd_scoreboard_counters(sb, pool);
   atomic_fetch_add_explicit(&c->connections, 1, memory_order_relaxed);
   sd_counter_add(&c->accepted, 1);
+}
+
+static inline void sd_scoreboard_count_preempted(const sd_scoreboard *sb, uint32_t pool) {
+  sd_counter_add(&sd_scoreboard_counters(sb, pool)->preempted, 1);
 }
 
 /* We poll so many listen sockets more, or fewer. */

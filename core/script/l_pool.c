@@ -6,9 +6,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "heap.h"
 #include "l_pool.h"
 #include "l_scoreboard.h"
 #include "l_socket.h"
+#include "preempt.h"
 
 enum { BEAT = 500 };
 
@@ -271,6 +273,7 @@ static void on_beat(sd_timer *timer) {
   beat_due = now + (uint64_t)BEAT * 1000000;
   sd_loop_arm(&sd_the_vm.loop, &beat, sd_loop_now(&sd_the_vm.loop) + BEAT);
   for (l_pool *pool = pools; pool != NULL; pool = pool->next) sd_l_alarm_look_again(pool);
+  sd_heap_obey(sd_the_vm.L); /* who asked for it may have found us idle */
 }
 
 static int join_scoreboard(void) {
@@ -279,6 +282,8 @@ static int join_scoreboard(void) {
   if (sb == NULL) return -EINVAL;
   bell = (sd_source){ .fd = sb->bell, .on_events = on_bell };
   int err = sd_loop_watch(&sd_the_vm.loop, &bell, EPOLLIN);
+  if (err) return err;
+  err = sd_preempt_begin();
   if (err) return err;
   sd_the_vm.scoreboard = sb;
   beat.fire = on_beat;

@@ -167,6 +167,7 @@ static int l_slot(lua_State *L) {
   set_number(L, "lag", seconds(slot.lag_ns));
   set_number(L, "dropped_logs", (double)slot.dropped_logs);
   set_boolean(L, "loading", slot.loading);
+  set_boolean(L, "starved", slot.starved);
   if (slot.beat_ns != 0) set_number(L, "beat", seconds_since(slot.beat_ns));
   set_busy(L, &slot);
   return 1;
@@ -176,6 +177,35 @@ static int l_slot_reap(lua_State *L) {
   sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
   uint64_t lost = sd_scoreboard_slot_reap(sb, check_slot(L, 2, sb));
   lua_pushnumber(L, (lua_Number)lost);
+  return 1;
+}
+
+/* order(slot, least, stop) → whether anybody is in Lua there for so many seconds. */
+static int l_order(lua_State *L) {
+  sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
+  uint32_t slot = check_slot(L, 2, sb);
+  lua_Number least = luaL_checknumber(L, 3);
+  luaL_argcheck(L, least >= 0 && least < 1e9, 3, "no span of seconds");
+  lua_pushboolean(L, sd_scoreboard_order(sb, slot, (uint64_t)(least * 1e9), lua_toboolean(L, 4)));
+  return 1;
+}
+
+/* order_collect(slot): the worker is to collect its garbage. */
+static int l_order_collect(lua_State *L) {
+  const sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
+  atomic_store(&sb->slots[check_slot(L, 2, sb)].order.collect, 1);
+  return 0;
+}
+
+/* answer(slot) → { traceback=, at= (an address) }: what has come of the last order. */
+static int l_answer(lua_State *L) {
+  const sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
+  const sd_order *order = &sb->slots[check_slot(L, 2, sb)].order;
+  char text[SD_ORDER_TEXT];
+  lua_createtable(L, 0, 2);
+  if (sd_order_told(order, text) >= 0) set_string(L, "traceback", text);
+  uint64_t at = sd_order_place(order);
+  if (at != 0) set_number(L, "at", (double)at);
   return 1;
 }
 
@@ -303,6 +333,7 @@ static int push_pool(lua_State *L, const sd_pool_view *pool) {
   set_number(L, "connections", (double)pool->connections);
   set_number(L, "accepted", (double)pool->accepted);
   set_number(L, "closed", (double)pool->closed);
+  set_number(L, "preempted", (double)pool->preempted);
   set_number(L, "rejected", (double)pool->rejected);
   set_number(L, "part_errors", (double)pool->part_errors);
   set_rejected_by(L, pool);
@@ -410,6 +441,9 @@ static const luaL_Reg methods[] = {
   { "slot_set", l_slot_set },
   { "slot", l_slot },
   { "slot_reap", l_slot_reap },
+  { "order", l_order },
+  { "order_collect", l_order_collect },
+  { "answer", l_answer },
   { "pool_open", l_pool_open },
   { "pool_close", l_pool_close },
   { "pool_set", l_pool_set },

@@ -23,6 +23,7 @@
 #include "base/title.h"
 #include "base/user.h"
 #include "l_socket.h"
+#include "vm.h"
 
 static int succeed(lua_State *L, int failed) {
   if (failed) return sd_l_failure(L, -errno, NULL);
@@ -62,6 +63,7 @@ static const struct {
   { "KILL", SIGKILL },
   { "USR1", SIGUSR1 },
   { "USR2", SIGUSR2 },
+  { "URG", SIGURG },
   { "SEGV", SIGSEGV },
   { "PIPE", SIGPIPE },
   { "ALRM", SIGALRM },
@@ -339,8 +341,8 @@ static rlim_t check_limit(lua_State *L, int index, rlim_t absent) {
 /* rlimit(name [, soft [, hard]]) → soft, hard as they are then. More than the hard
  * limit means the hard limit: math.huge raises a limit as far as it goes. */
 static int l_rlimit(lua_State *L) {
-  static const char *const names[] = { "nofile", "as", "core", "nproc", "memlock", NULL };
-  static const int resources[] = { RLIMIT_NOFILE, RLIMIT_AS, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_MEMLOCK };
+  static const char *const names[] = { "nofile", "as", "data", "core", "nproc", "memlock", NULL };
+  static const int resources[] = { RLIMIT_NOFILE, RLIMIT_AS, RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_MEMLOCK };
   int resource = resources[luaL_checkoption(L, 1, NULL, names)];
   struct rlimit limit;
   if (getrlimit(resource, &limit)) return sd_l_failure(L, -errno, NULL);
@@ -352,6 +354,29 @@ static int l_rlimit(lua_State *L) {
   push_limit(L, limit.rlim_cur);
   push_limit(L, limit.rlim_max);
   return 2;
+}
+
+static void do_nothing(uv_work_t *work) {
+  (void)work;
+}
+
+static void nothing_done(uv_work_t *work, int status) {
+  (void)work;
+  (void)status;
+}
+
+/* deep_stack(bytes): as much C stack for this thread, as far as it may have it. Lua's
+ * own stack then ends first, in an error, where C functions call back into Lua for
+ * ever. libuv would give its threads as much: they are started before. */
+static int l_deep_stack(lua_State *L) {
+  static uv_work_t work;
+  struct rlimit limit;
+  rlim_t wanted = check_limit(L, 1, RLIM_INFINITY);
+  int err = uv_queue_work(&sd_the_vm.loop.uv, &work, do_nothing, nothing_done);
+  if (err) return sd_l_failure(L, err, NULL);
+  if (getrlimit(RLIMIT_STACK, &limit)) return sd_l_failure(L, -errno, NULL);
+  if (limit.rlim_cur < wanted) limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+  return succeed(L, setrlimit(RLIMIT_STACK, &limit));
 }
 
 /* Ends at once: no finalizers, no buffers, no handlers. */
@@ -549,6 +574,7 @@ void sd_l_system_register(lua_State *L) {
     { "exe", l_exe },
     { "cpus", l_cpus },
     { "rlimit", l_rlimit },
+    { "deep_stack", l_deep_stack },
     { "_exit", l_exit },
     { "exec", l_exec },
     { "environ", l_environ },

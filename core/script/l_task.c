@@ -197,17 +197,30 @@ static int l_time(lua_State *L) {
 
 /* ---- owners: what a generation started ---- */
 
-static int l_owner(lua_State *L) {
-  sd_owner *owner = lua_newuserdata(L, sizeof *owner);
-  owner->first = NULL;
+typedef struct {
+  sd_owner owner; /* first member */
+  uint32_t pool;  /* whom its tasks work for */
+  uint64_t generation;
+} l_owner;
+
+/* owner([pool, generation]) */
+static int l_owner_new(lua_State *L) {
+  lua_Number pool = luaL_optnumber(L, 1, SD_SCOREBOARD_NO_POOL), generation = luaL_optnumber(L, 2, 0);
+  luaL_argcheck(L, pool >= 0 && pool <= SD_SCOREBOARD_NO_POOL, 1, "no index of a pool");
+  luaL_argcheck(L, generation >= 0 && generation < 9007199254740992.0, 2, "no generation");
+  l_owner *o = lua_newuserdata(L, sizeof *o);
+  *o = (l_owner){ .pool = (uint32_t)pool, .generation = (uint64_t)generation };
   luaL_getmetatable(L, OWNER);
   lua_setmetatable(L, -2);
   return 1;
 }
 
 static int l_owner_run(lua_State *L) {
-  sd_owner *owner = luaL_checkudata(L, 1, OWNER);
-  sd_task_push_handle(L, spawn_from(L, 2, owner));
+  l_owner *o = luaL_checkudata(L, 1, OWNER);
+  sd_task *task = spawn_from(L, 2, &o->owner);
+  task->pool = o->pool;
+  task->generation = o->generation;
+  sd_task_push_handle(L, task);
   return 1;
 }
 
@@ -283,7 +296,7 @@ static const luaL_Reg functions[] = {
   { "current", l_current },
   { "now", l_now },
   { "time", l_time },
-  { "owner", l_owner },
+  { "owner", l_owner_new },
   { "loading", l_loading },
   { "identify", l_identify },
   { "on_task_error", l_on_task_error },

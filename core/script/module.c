@@ -3,6 +3,7 @@
 #include <uv.h>
 
 #include "base/errors.h"
+#include "heap.h"
 #include "l_connection.h"
 #include "l_log.h"
 #include "l_scoreboard.h"
@@ -67,5 +68,6 @@ int luaopen_sockdrawer_core(lua_State *L) {
   sd_l_binding_register(L);
   sd_l_work_register(L);
   sd_luv_register(L);
+  sd_heap_register(L);
   return 1;
 }

@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "base/log_writer.h"
+#include "heap.h"
 #include "l_shared.h"
 #include "net/connection.h"
 
@@ -49,9 +50,11 @@ static char waits;
 lua_State *sd_task_coroutine(void) {
   sd_vm *vm = &sd_the_vm;
   if (vm->nspares > 0) return vm->spares[--vm->nspares];
+  sd_heap_shelter();
   lua_State *co = lua_newthread(vm->L);
   sd_vm_anchor(vm->L, co, -1);
   lua_pop(vm->L, 1);
+  sd_heap_expose();
   return co;
 }
 
@@ -196,6 +199,7 @@ static void run(sd_task *task, int nargs) {
     settle_yield(task);
   else
     settle_end(task, status);
+  if (sd_heap_refused) sd_heap_relieve();
   if (sd_the_vm.loop.dirty != NULL) sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 

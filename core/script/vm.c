@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/errors.h"
+#include "heap.h"
 #include "task.h"
 
 sd_vm sd_the_vm;
@@ -30,7 +31,9 @@ void sd_vm_anchor(lua_State *L, const void *key, int index) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, sd_the_vm.anchors);
   lua_pushlightuserdata(L, (void *)key);
   lua_pushvalue(L, -3);
+  sd_heap_shelter();
   lua_rawset(L, -3);
+  sd_heap_expose();
   lua_pop(L, 2);
 }
 

@@ -277,7 +277,7 @@ function callbacks.resume(handler, env)
 end
 
 --- The end of a connection, told by the core once, in a task of its own: handle_error if it ended by a raise that was
--- not told yet, then handle_close. `report(text)` logs a raise in handle_error, which must not hide the end.
+-- not told yet, then handle_close. `report(conn, text)` logs a raise in either: here it is still known whose it is.
 ---@param report fun(conn: table, text: string)
 ---@return fun(conn: table, reason: string, err: string|nil)
 function callbacks.finisher(report)
@@ -290,7 +290,9 @@ function callbacks.finisher(report)
       local ok, text = xpcall(tell_error, debug.traceback, session, conn, (err:gsub("\nstack traceback:.*", "")))
       if not ok then report(conn, text) end
     end
-    if handler.handle_close then handler.handle_close(conn, session.state, reason) end
+    if not handler.handle_close then return end
+    local ok, text = xpcall(handler.handle_close, debug.traceback, conn, session.state, reason)
+    if not ok then report(conn, text) end
   end
 end
 

@@ -6,6 +6,7 @@
 
 local digest = require "sockdrawer.generation.digest"
 local environment = require "sockdrawer.generation.environment"
+local interpreted = require "sockdrawer.generation.interpreted"
 local native = require "sockdrawer.generation.native"
 local shape = require "sockdrawer.generation.shape"
 local source = require "sockdrawer.source"
@@ -115,6 +116,7 @@ function Generation:compile(text, path)
   self.sources[debug.getinfo(load("", name), "S").short_src] = path
   local chunk, err = load(text, name, "t", self.env)
   if not chunk then error(err, 0) end
+  self.interpreted:keep(chunk)
   return chunk
 end
 
@@ -272,6 +274,7 @@ function M.new(options)
     sources = {}, -- as messages name a file → its path
     chain = {},   -- the modules that are being loaded, outermost first
     loading = false,
+    interpreted = interpreted.new(),
   }, Generation)
   if type(self.sd) == "function" then self.sd = self.sd(self) end
   self.require = function(name) return self:_require(name) end

@@ -52,10 +52,12 @@ function Scope:add(thing)
   table.insert(self.noted, thing)
 end
 
---- The generation is live: begins everything that was noted.
-function Scope:commit()
+--- The generation is live: begins everything that was noted, for that pool if it is known.
+---@param pool integer|nil its index
+---@param generation integer|nil
+function Scope:commit(pool, generation)
   if self.state ~= "noted" then return end
-  self.state, self.owner = "running", core.owner()
+  self.state, self.owner = "running", core.owner(pool, generation)
   local noted = self.noted
   self.noted = {}
   for _, thing in ipairs(noted) do thing:begin(self.owner, self.origin) end

@@ -84,7 +84,7 @@ local function inline_handler(self, change, name, wanted)
   local evaluation = evaluate(self, change, wanted.script)
   local handler = evaluation.result.handlers[name]
   local own = evaluation ~= change.script and evaluation ~= self.script
-  return handler, evaluation.result.generation.env.require, own and evaluation.scope or nil
+  return handler, evaluation.result.generation, own and evaluation.scope or nil
 end
 
 local function module_handler(change, wanted, origin)
@@ -93,7 +93,7 @@ local function module_handler(change, wanted, origin)
   table.insert(change.scopes, scope)
   local loaded = load_into(scope, generation.load, { snapshot = wanted.snapshot })
   late_modules(loaded, scope)
-  return loaded.handler, loaded.env.require, scope
+  return loaded.handler, loaded, scope
 end
 
 -- How a connection comes into the code: new, or from other code with what it carries.
@@ -112,9 +112,9 @@ function resume.callbacks(handler, find) return callbacks.resume(handler, { requ
 local function pair(one, other)
   local both = { origin = one.origin }
   for _, name in ipairs { "commit", "cancel", "interrupt" } do
-    both[name] = function()
-      one[name](one)
-      other[name](other)
+    both[name] = function(_, ...)
+      one[name](one, ...)
+      other[name](other, ...)
     end
   end
   return both
@@ -125,35 +125,37 @@ local function script_parts(self, change, name, wanted, scope)
   if not parts.in_script(wanted.parts) then return nil, scope end
   local evaluation = evaluate(self, change, wanted.script)
   local own = not wanted.inline and evaluation ~= change.script and evaluation ~= self.script
-  return parts.declared(evaluation.result.pools, name), own and pair(scope, evaluation.scope) or scope
+  return parts.declared(evaluation.result.pools, name), own and pair(scope, evaluation.scope) or scope,
+    evaluation.result.generation
 end
 
 -- What a part starts while it is made is its generation's, also where the script is evaluated already.
 local function load_parts(self, change, name, wanted, find, scope)
   if not wanted.parts then return {}, scope end
   local made = runtime.scope()
-  local inline, around = script_parts(self, change, name, wanted, scope)
+  local inline, around, code = script_parts(self, change, name, wanted, scope)
   made.origin = { pool = name, generation = wanted.number }
   table.insert(change.scopes, made)
   local loaded = parts.load(wanted.parts, find, inline, function(make, functions)
     local ok, part = runtime.load(made, make, functions, { pool = name, loop = runtime.loop, loops = runtime.loops })
     return ok and part or error(part, 0)
   end)
-  return loaded, around and pair(around, made) or made
+  return loaded, around and pair(around, made) or made, code
 end
 
 local function load_generation(self, change, name, wanted)
-  local handler, find, scope, loaded_parts
+  local handler, code, scope, loaded_parts, code_of_parts
   if wanted.inline then
-    handler, find, scope = inline_handler(self, change, name, wanted)
+    handler, code, scope = inline_handler(self, change, name, wanted)
   else
-    handler, find, scope = module_handler(change, wanted, { pool = name, generation = wanted.number })
+    handler, code, scope = module_handler(change, wanted, { pool = name, generation = wanted.number })
   end
   local shape, err = generation.check_shape(handler)
   if not shape then error({ text = err }, 0) end
-  loaded_parts, scope = load_parts(self, change, name, wanted, find, scope)
+  local find = code.env.require
+  loaded_parts, scope, code_of_parts = load_parts(self, change, name, wanted, find, scope)
   return {
-    parts = loaded_parts,
+    parts = loaded_parts, code = { code, code_of_parts },
     number = wanted.number, origin = wanted.origin or wanted.number, args = wanted.args or {}, scope = scope,
     shape = shape, handler = handler, find = find,
     fn = enter[shape](handler, find), resume = resume[shape](handler, find),
@@ -162,7 +164,13 @@ end
 
 -- The core's side.
 
+-- Only code that is interpreted can be made to let its loop go.
+local function interpret(pool, loaded)
+  for _, code in ipairs(loaded.code) do code.interpreted:want(pool.name, pool.options.preemptible) end
+end
+
 local function register(self, pool, loaded)
+  interpret(pool, loaded)
   local transport = loaded.parts.transport
   if transport then loaded.fn = carrier.entry(pool, loaded.number, transport, loaded.fn) end
   pool.core:generation(loaded.number, asking.add({
@@ -213,6 +221,7 @@ end
 local function apply_options(pool, options, revision)
   apply_level(pool, pool.options and level_of(pool.options), level_of(options))
   pool.options = options
+  for _, loaded in pairs(pool.generations) do interpret(pool, loaded) end
   pool.core:configure(settings(options, revision))
   pool.core:on_ended(type(options.log) == "table" and options.log.connections and log_ended or nil)
 end
@@ -324,7 +333,7 @@ end
 local function go_live(pool, number, before)
   local code = pool.generations[number]
   if not code or not code.scope or before[1] == code or before[2] == code then return end
-  code.scope:commit()
+  code.scope:commit(pool.index, number)
 end
 
 -- The current code, and a canary's beside it; what neither of them is has had its day.

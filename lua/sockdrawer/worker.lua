@@ -9,6 +9,7 @@ local doors = require "sockdrawer.doors"
 local drain = require "sockdrawer.drain"
 local log = require "sockdrawer.log"
 local looking = require "sockdrawer.looking"
+local memory = require "sockdrawer.memory"
 local mesh = require "sockdrawer.mesh"
 local migration = require "sockdrawer.migration"
 local moving = require "sockdrawer.moving"
@@ -26,6 +27,7 @@ local worker = {}
 local CHANNEL, SCOREBOARD, BELL, SHELF = 3, 4, 5, 6
 
 local DRAIN_DEADLINE, SPARE_SECONDS = 20, 10
+local STACK = 112 * 1024 ^ 2 -- the kernel leaves a gap of 128 MiB below the stack
 local LOOK = 0.02
 
 ---@class sockdrawer.Worker
@@ -103,17 +105,28 @@ local function configure_log(self, params)
   for pool, level in pairs(options.pools or {}) do log.set_level(level, pool) end
 end
 
+-- In the supervisor's own process it would be the supervisor's.
+local function limit_memory(self, cap)
+  return self.embedded or memory.limit(cap)
+end
+
 function operations.boot(self, params)
   attach(self, params)
   self.moving.slot = params.slot
   settle(params)
   configure_log(self, params)
   local state = params.state
+  local fits, why = limit_memory(self, params.memory)
+  if not fits then return nil, why end
   local ok, err, data = self.serving:prepare { change = "boot", pools = state.pools, script = state.script }
   if not ok then return nil, err, data end
   self.serving:commit "boot"
   self:_guard_against_orphanage()
   return true
+end
+
+function operations.memory(self, params)
+  return limit_memory(self, params.cap)
 end
 
 -- Whoever answers is in no handler.
@@ -413,6 +426,7 @@ function worker.main()
   core.parent_death(DRAIN_DEADLINE)
   require "sockdrawer.tuning"()
   work.prepare()
+  core.deep_stack(STACK)
   core.luv() -- it has to be opened here, on the main state, or never
   print = print_to_log -- luacheck: ignore 121
   return core.run(function() worker.start(core.channel(CHANNEL)) end)

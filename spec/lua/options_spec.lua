@@ -80,9 +80,9 @@ describe("options", function()
     end)
 
     it("of later stages are known, and say when they come", function()
-      server { memory = "512M", admin = ":9000" }
-      says("memory", "not available yet: comes with stage 3", "admin", "comes with stage 6 (HTTP and insight)")
-      assert.equal(2, #messages)
+      server { admin = ":9000" }
+      says("admin", "not available yet: comes with stage 6 (HTTP and insight)")
+      assert.equal(1, #messages)
     end)
 
     it("keep stall below stall_kill, where both were given", function()

@@ -15,15 +15,15 @@ end
 -- Code made at run time lands in this generation's globals, not in those of the process.
 local function add_loaders(env, generation)
   function env.load(chunk, name, mode, own)
-    return load(chunk, name, mode or "t", own == nil and env or own)
+    return generation.interpreted:pass(load(chunk, name, mode or "t", own == nil and env or own))
   end
 
-  function env.loadstring(text, name) return load(text, name, "t", env) end
+  function env.loadstring(text, name) return generation.interpreted:pass(load(text, name, "t", env)) end
 
   function env.loadfile(path, mode, own)
     local text, where = generation:file(path)
     if not text then return nil, where end
-    return load(text, "@" .. where, mode or "t", own == nil and env or own)
+    return generation.interpreted:pass(load(text, "@" .. where, mode or "t", own == nil and env or own))
   end
 
   function env.dofile(path)

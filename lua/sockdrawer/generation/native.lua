@@ -1,6 +1,7 @@
 --- What all generations of a process share: the standard library, sockdrawer itself, and C modules.
 
 local ffi = require "ffi"
+local finalizers = require "sockdrawer.generation.finalizers"
 
 local M = {}
 
@@ -87,6 +88,6 @@ end
 --- The ffi library as generations see it.
 M.ffi = {}
 for key, value in pairs(ffi) do M.ffi[key] = value end
-M.ffi.cdef = cdef
+M.ffi.cdef, M.ffi.gc, M.ffi.metatype = cdef, finalizers.gc, finalizers.metatype
 
 return M

@@ -78,7 +78,8 @@ local server = {
   timeout("stall", 1, "a handler that holds its loop so long is logged"),
   timeout("stall_kill", 10, "and then costs its worker"),
   timeout("load_timeout", 5, "for every evaluation of script or module"),
-  { "memory", later = 3, help = "cap per worker" },
+  { "memory", "size", false, min = 32 * 1024 ^ 2, max = 2 ^ 40, off = true, unit = "bytes",
+    help = "cap per worker: above it a handler gets an error, and far above it the worker is replaced" },
   { "eval", "boolean", false, help = "allows eval and repl" },
 }
 
@@ -199,7 +200,8 @@ local pool = {
   { "drain", "table", rows = drain, shorthand = "deadline", inherits = true, help = "how draining goes" },
   { "restart", "table", rows = restart, help = "for acceptors" },
   { "log", "table", rows = pool_log, inherits = true, help = "what is written to stderr" },
-  { "preemptible", later = 3, help = "a runaway handler gets an error, not its worker" },
+  { "preemptible", "boolean", false,
+    help = "its code is not compiled, and a handler that holds its loop for `stall` gets an error" },
   { "alarms", "alarms", false, off = true, help = "functions that are called when there are many connections" },
   { "on_listen", "hook", fixed = "it is code: change the script and reload",
     help = "called with each listen socket before it accepts; an error closes them all" },

@@ -59,6 +59,11 @@ function Child:kill()
   if not self.status then self.proc:kill(9) end
 end
 
+--- Has a worker look at its orders (core/script/preempt.h).
+function Child:poke()
+  if not self.status then core.kill(self.pid, "URG") end
+end
+
 local function close_all(fds)
   for _, fd in pairs(fds) do core.close(fd) end
 end

@@ -4,6 +4,7 @@
 
 local canary = require "sockdrawer.supervisor.canary"
 local core = require "sockdrawer.core"
+local holding = require "sockdrawer.supervisor.holding"
 local listeners = require "sockdrawer.supervisor.listeners"
 local pools = require "sockdrawer.supervisor.pools"
 
@@ -38,6 +39,7 @@ local function loop_row(instance, loop, restarts)
   end
   local slot = instance.scoreboard:slot(worker.slot)
   return {
+    held_by = worker.state == "stuck" and slot.busy and holding.origin(instance, worker, slot) or nil,
     loop = loop, pid = worker.pid, state = worker.state, restarts = restarts, connections = slot.connections,
     lag = math.max(slot.lag or 0, not worker.preparing and slot.busy or 0),
   }
@@ -62,7 +64,7 @@ function report.pool(instance, pool)
     name = pool.name, mode = pool.mode or "listen", state = pool.state, addresses = listeners.addresses(pool),
     generation = pool.current, acceptors = instance.listeners:acceptors(pool), connections = counts.connections,
     max_connections = counts.max_connections ~= math.huge and counts.max_connections,
-    accepted = counts.accepted, closed = counts.closed, rejected = counts.rejected,
+    accepted = counts.accepted, closed = counts.closed, rejected = counts.rejected, preempted = counts.preempted,
     rejected_by = counts.rejected_by, part_errors = counts.part_errors,
     handler = handler_name(pool.generations[pool.current]), canary = canary.view(pool),
     rolled_back = pool.rolled_back,

@@ -4,7 +4,10 @@
 -- holds it, and when it was the supervisor itself that ran late: then everybody looks stuck.
 
 local core = require "sockdrawer.core"
+local holding = require "sockdrawer.supervisor.holding"
 local log = require "sockdrawer.log"
+local memory = require "sockdrawer.supervisor.memory"
+local procfs = require "sockdrawer.procfs"
 
 local watch = {}
 
@@ -21,44 +24,46 @@ function watch.new(instance)
   return setmetatable({ instance = instance }, Watch)
 end
 
--- TracerPid in /proc/PID/status is the debugger's pid, or 0.
-local function is_traced(pid)
-  local file = io.open(("/proc/%d/status"):format(pid))
-  if not file then return false end
-  local text = file:read("*a")
-  file:close()
-  return (text:match("\nTracerPid:%s*(%d+)") or "0") ~= "0"
-end
-
--- Ids of connections begin with loop and incarnation; the scoreboard holds the rest.
-local function connection_id(worker, slot)
-  if not slot.busy_connection then return nil end
-  return ("%d.%d.%.0f"):format(worker.loop, worker.incarnation, slot.busy_connection)
-end
-
 -- How long a worker has been away: in one stretch of Lua, or without a sign of life (in C, or stopped).
 local function absence(worker, slot)
   if worker.preparing then return 0 end
   return math.max(slot.busy or 0, (slot.beat or 0) - BEAT)
 end
 
-function Watch:_fields(worker, slot)
-  return {
-    loop = worker.loop, pid = worker.pid, pool = self.instance.pools:name_at(slot.busy_pool),
-    generation = slot.busy_generation, conn = connection_id(worker, slot),
-    busy = math.floor(absence(worker, slot) * 1000 + 0.5) / 1000,
-  }
+-- A handler that requires a module for the first time may take as long as any module may.
+local function patience(server, key, slot)
+  local seconds = server[key]
+  if not seconds or not slot.loading then return seconds end
+  return server.load_timeout and math.max(seconds, server.load_timeout) or nil
 end
 
+function Watch:_fields(worker, slot, more)
+  local fields = holding.origin(self.instance, worker, slot)
+  fields.loop, fields.pid = worker.loop, worker.pid
+  fields.busy = math.floor(absence(worker, slot) * 1000 + 0.5) / 1000
+  for key, value in pairs(more) do fields[key] = value end
+  return fields
+end
+
+-- It is asked where it is at once, and spoken of at the next look: then the answer is there, if there is one.
 function Watch:_stuck(worker, slot)
-  local fields = self:_fields(worker, slot)
-  fields.msg = slot.busy and "a handler holds its loop" or "the loop does not run"
-  log.warn("stuck", fields)
+  local msg = slot.busy and "a handler holds its loop" or "the loop does not run"
+  worker.telling = self:_fields(worker, slot, { msg = msg })
   self.instance.workers:set_state(worker, "stuck")
   self.instance.listeners:rebalance()
+  worker.asked = holding.ask(self.instance, worker, slot, self.instance.spec.server.stall)
+end
+
+function Watch:_tell(worker)
+  local fields = worker.telling
+  if not fields then return end
+  worker.telling = nil
+  fields.msg = fields.msg .. (worker.asked and holding.answer(self.instance, worker) or "")
+  log.warn("stuck", fields)
 end
 
 function Watch:_free_again(worker)
+  self:_tell(worker)
   log.warn("unstuck", { loop = worker.loop, pid = worker.pid })
   self.instance.workers:set_state(worker, worker.retired and "draining" or "running")
   if worker.retired then return self.instance.listeners:rebalance() end
@@ -68,24 +73,33 @@ function Watch:_free_again(worker)
 end
 
 function Watch:_kill(worker, slot)
-  if is_traced(worker.pid) then return end
-  local fields = self:_fields(worker, slot)
-  fields.msg = "killed: it did not let its loop go"
+  if procfs.is_traced(worker.pid) then return end
+  self:_tell(worker)
+  local fields = self:_fields(worker, slot, { msg = "killed: it did not let its loop go" })
   log.error("stall_kill", fields)
-  worker.error = ("stuck for %.1f s in pool %s"):format(fields.busy, tostring(fields.pool))
+  worker.error = ("stuck for %.1f s%s"):format(fields.busy, holding.words(fields))
   worker.child:kill()
+end
+
+local function may_be_stuck(worker)
+  return worker.state == "running" or worker.state == "draining" and worker.retired
 end
 
 function Watch:_look(worker)
   local server = self.instance.spec.server
   local slot = self.instance.scoreboard:slot(worker.slot)
+  local stall, last = patience(server, "stall", slot), patience(server, "stall_kill", slot)
   local busy = absence(worker, slot)
-  if worker.state == "running" and server.stall and busy >= server.stall then
+  local held = stall and busy >= stall
+  if worker.state == "stuck" then
+    if not held then return self:_free_again(worker) end
+    self:_tell(worker)
+    if last and busy >= last then return self:_kill(worker, slot) end
+    holding.ask(self.instance, worker, slot, stall)
+  elseif held and may_be_stuck(worker) and not procfs.is_traced(worker.pid) then
     self:_stuck(worker, slot)
-  elseif worker.state == "stuck" and busy < server.stall then
-    self:_free_again(worker)
   end
-  if worker.state == "stuck" and server.stall_kill and busy >= server.stall_kill then self:_kill(worker, slot) end
+  memory.look(self.instance, worker, slot)
 end
 
 function Watch:_interval()

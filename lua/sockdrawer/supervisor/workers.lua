@@ -4,7 +4,9 @@
 -- before a worker was ever running. One that ran is replaced at once, however it ended.
 
 local core = require "sockdrawer.core"
+local holding = require "sockdrawer.supervisor.holding"
 local log = require "sockdrawer.log"
+local memory = require "sockdrawer.supervisor.memory"
 local probation = require "sockdrawer.supervisor.probation"
 local process = require "sockdrawer.supervisor.process"
 local supervision = require "sockdrawer.supervision"
@@ -158,7 +160,7 @@ function Workers:_boot_params(worker)
   local level, levels = log.level()
   return {
     name = instance.name, loop = worker.loop, loops = instance.loops, slot = worker.slot,
-    incarnation = worker.incarnation, folder = instance.folder,
+    incarnation = worker.incarnation, folder = instance.folder, memory = worker.memory,
     log = { level = level, pools = levels }, state = instance.pools:worker_state(),
   }
 end
@@ -171,6 +173,7 @@ end
 
 function Workers:_boot(worker)
   local pools = self.instance.pools
+  worker.memory = self.instance.spec.server.memory
   local version, params = pools.version, self:_boot_params(worker)
   local seconds = (self.instance.spec.server.load_timeout or 60) * (1 + #params.state.pools)
   local ok, err, data = worker.peer:call("boot", params, { timeout = seconds })
@@ -208,6 +211,7 @@ end
 function Workers:_running(worker)
   self.ran[worker.loop] = true
   self:set_state(worker, "running")
+  memory.tell(self.instance, worker)
   self:_join_mesh(worker)
   log.info("worker_running", { loop = worker.loop, pid = worker.pid })
   worker.ran:resolve(true)
@@ -278,12 +282,15 @@ function Workers:catch_up(worker)
   return done
 end
 
--- One that never ran has its error told once, when the restarts are used up.
-local function log_death(worker, state, reason, lost)
+-- One that never ran has its error told once, when the restarts are used up. `origin` is whose code it was in.
+local function log_death(worker, state, reason, lost, origin)
   if state == "starting" then
     return log.info("worker_not_started", { loop = worker.loop, pid = worker.pid })
   end
-  log.error("worker_died", { loop = worker.loop, pid = worker.pid, msg = reason, lost = lost, state = state })
+  log.error("worker_died", {
+    loop = worker.loop, pid = worker.pid, msg = reason, lost = lost, state = state,
+    pool = origin.pool, generation = origin.generation, conn = origin.conn,
+  })
 end
 
 -- What a worker said last may still be on its way when its end is known.
@@ -324,9 +331,9 @@ function Workers:_gone(worker, status)
   worker.peer:close()
   instance.pools:released_by(worker)
   instance.listeners:worker_gone(worker)
-  local reason = worker.error or process.describe(status)
+  local reason = worker.error or process.describe(status) .. memory.remark(worker)
   if not worker.leaving then
-    log_death(worker, before, reason, lost)
+    log_death(worker, before, reason, lost, holding.origin(instance, worker, slot))
     probation.blame(instance, slot, ("worker %d died: %s"):format(worker.loop, reason))
   end
   worker.ran:resolve(nil, reason)

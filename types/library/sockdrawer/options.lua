@@ -105,6 +105,7 @@
 ---@field stall? number|false|"infinity" a handler that holds its loop so long is logged (s); default: 1
 ---@field stall_kill? number|false|"infinity" and then costs its worker (s); default: 10
 ---@field load_timeout? number|false|"infinity" for every evaluation of script or module (s); default: 5
+---@field memory? integer|string|false|"infinity" cap per worker: above it a handler gets an error, and far above it the worker is replaced (bytes); default: off
 ---@field eval? boolean allows eval and repl; default: false
 
 ---@class sockdrawer.PoolSettings.timeouts
@@ -200,6 +201,7 @@
 ---@field drain? sockdrawer.PoolSettings.drain|number|false|"infinity" how draining goes; default: the server's
 ---@field restart? sockdrawer.PoolSettings.restart for acceptors
 ---@field log? sockdrawer.PoolSettings.log what is written to stderr; default: the server's
+---@field preemptible? boolean its code is not compiled, and a handler that holds its loop for `stall` gets an error; default: false
 ---@field alarms? table<string, sockdrawer.Alarm>|false|"infinity" functions that are called when there are many connections; default: off
 ---@field on_listen? string|sockdrawer.ListenHook called with each listen socket before it accepts; an error closes them all
 ---@field parts? sockdrawer.PoolSettings.parts code in place of the pool's own

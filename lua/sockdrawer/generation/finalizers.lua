@@ -1,0 +1,44 @@
+--- Finalizers of the FFI that cannot hurt anybody: the collector runs them wherever somebody happens to allocate, and
+-- LuaJIT would pass on to that code what they raise.
+
+local ffi = require "ffi"
+
+local M = {}
+
+local function complain(err)
+  require("sockdrawer.log").error("finalizer_error", { msg = tostring(err) })
+end
+
+local function settle(ok, err)
+  if not ok then pcall(complain, err) end
+end
+
+-- By what they guard, as long as an object has them: a thousand objects with one finalizer have one guard.
+local guards = setmetatable({}, { __mode = "v" })
+
+-- A C function raises nothing.
+local function guard(fn)
+  if type(fn) ~= "function" then return fn end
+  local made = guards[fn]
+  if not made then
+    made = function(object) settle(pcall(fn, object)) end
+    guards[fn] = made
+  end
+  return made
+end
+
+--- ffi.gc
+function M.gc(object, finalizer)
+  return ffi.gc(object, guard(finalizer))
+end
+
+--- ffi.metatype
+function M.metatype(ctype, metatable)
+  if type(metatable) ~= "table" or metatable.__gc == nil then return ffi.metatype(ctype, metatable) end
+  local own = {}
+  for key, value in pairs(metatable) do own[key] = value end
+  own.__gc = guard(metatable.__gc)
+  return ffi.metatype(ctype, own)
+end
+
+return M

@@ -1,0 +1,52 @@
+--- What the kernel tells of a process in /proc.
+
+local procfs = {}
+
+local function read(pid, name)
+  local file = io.open(("/proc/%s/%s"):format(pid, name))
+  if not file then return "" end
+  local text = file:read("*a") or ""
+  file:close()
+  return text
+end
+
+local function kilobytes(text, key)
+  local number = text:match(key .. ":%s*(%d+) kB")
+  return number and tonumber(number) * 1024
+end
+
+--- Memory of the machine that it holds, in bytes.
+---@param pid integer|"self"
+---@return integer|nil
+function procfs.resident(pid)
+  return kilobytes(read(pid, "status"), "VmRSS")
+end
+
+--- What counts against RLIMIT_DATA, in bytes.
+---@param pid integer|"self"
+---@return integer|nil
+function procfs.data(pid)
+  return kilobytes(read(pid, "status"), "VmData")
+end
+
+--- Whether a debugger has it.
+---@param pid integer
+---@return boolean
+function procfs.is_traced(pid)
+  return (read(pid, "status"):match("\nTracerPid:%s*(%d+)") or "0") ~= "0"
+end
+
+--- What kind of code is at an address of it: "compiled code", "C code of libc.so.6"; nil where that cannot be known.
+---@param pid integer
+---@param address number
+---@return string|nil
+function procfs.code_at(pid, address)
+  for low, high, path in read(pid, "maps"):gmatch "(%x+)%-(%x+) %S+ %S+ %S+ %S+ *([^\n]*)" do
+    if address >= tonumber(low, 16) and address < tonumber(high, 16) then
+      if path == "" or path:find "^%[anon" then return "compiled code" end
+      return ("C code of %s"):format(path:match "([^/]+)$")
+    end
+  end
+end
+
+return procfs
