@@ -69,6 +69,20 @@ static int l_watch(lua_State *L) {
   return 1;
 }
 
+/* interrupt(): tells it to end, as draining does; if not now, at its next wait. */
+static int l_interrupt(lua_State *L) {
+  sd_task *task = check_handle(L)->task;
+  if (task != NULL) sd_task_interrupt(task);
+  return 0;
+}
+
+/* shield(): from now on draining tells this task, and not what it has started. */
+static int l_shield(lua_State *L) {
+  sd_task *task = check_handle(L)->task;
+  if (task != NULL) task->shields = true;
+  return 0;
+}
+
 static int l_status(lua_State *L) {
   static const char *const names[] = { "ready", "running", "waiting", "done" };
   sd_task *task = check_handle(L)->task;
@@ -101,6 +115,8 @@ static const luaL_Reg handle_methods[] = {
   { "cancel", l_cancel },
   { "detach", l_detach },
   { "watch", l_watch },
+  { "interrupt", l_interrupt },
+  { "shield", l_shield },
   { "status", l_status },
   { NULL, NULL },
 };
@@ -165,6 +181,7 @@ static int l_current(lua_State *L) {
 /* park([seconds [, interruptible]]): until it is woken; draining ends it if it may. */
 static int l_park(lua_State *L) {
   sd_task *task = sd_task_here(L, "park");
+  if (lua_toboolean(L, 2) && sd_task_hears(L, task)) return 2;
   if (!lua_isnoneornil(L, 1)) sd_task_set_timeout(task, sd_check_ms(L, 1));
   task->interruptible = lua_toboolean(L, 2);
   return sd_task_wait(L, task, &parked, NULL);
@@ -178,6 +195,7 @@ static int l_here(lua_State *L) {
 
 static int l_sleep(lua_State *L) {
   sd_task *task = sd_task_here(L, "sleep");
+  if (sd_task_hears(L, task)) return 2;
   sd_task_set_timeout(task, sd_check_ms(L, 1));
   task->sleeping = task->interruptible = true;
   return sd_task_wait(L, task, NULL, NULL);

@@ -256,11 +256,28 @@ static void cancel_owned(sd_owned *owned) {
   sd_task_drop((sd_task *)owned);
 }
 
-static void interrupt_owned(sd_owned *owned) {
-  sd_task *task = (sd_task *)owned;
+static void tell(sd_task *task, bool remember) {
   if (task->interruptible && task->state == SD_TASK_WAITING)
     sd_task_wake(task, sd_push_failure(task->co, SD_ESHUTDOWN));
-  sd_owner_interrupt(&task->children);
+  else if (remember)
+    task->told = true;
+  if (!task->shields) sd_owner_interrupt(&task->children);
+}
+
+static void interrupt_owned(sd_owned *owned) {
+  sd_task *task = (sd_task *)owned;
+  tell(task, task->shields);
+}
+
+void sd_task_interrupt(sd_task *task) {
+  tell(task, true);
+}
+
+bool sd_task_hears(lua_State *L, sd_task *task) {
+  if (!task->told) return false;
+  task->told = false;
+  sd_push_failure(L, SD_ESHUTDOWN);
+  return true;
 }
 
 static const sd_owned_kind task_kind = { .cancel = cancel_owned, .interrupt = interrupt_owned };
@@ -279,7 +296,7 @@ static void on_timeout(sd_timer *timer) {
 void sd_task_start(sd_task *task, lua_State *co, int nargs, sd_owner *owner) {
   task->co = co;
   if (task->serial == 0) task->serial = ++sd_the_vm.serial; /* one that starts anew keeps its own */
-  task->doomed = false;
+  task->doomed = task->shields = task->told = false;
   task->owned.kind = &task_kind;
   task->timer.fire = on_timeout;
   task->pending = (uint16_t)nargs;

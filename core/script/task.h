@@ -64,6 +64,8 @@ struct sd_task {
   bool interruptible; /* draining ends its wait */
   bool watched;       /* somebody wants to hear of its end: vm->on_task_over */
   bool owns;          /* entries of shared stores, which go when it ends: l_owner.c */
+  bool shields;       /* draining tells it, and it tells what it has started */
+  bool told;          /* of draining, when it did not wait: its next such wait says so */
 };
 
 /* A coroutine, spare or new, anchored. Put function and arguments on it. */
@@ -94,6 +96,13 @@ void sd_task_continue(sd_task *task, int n);
 
 /* Ends it where it stands: at once, or at its next wait when it is running. */
 void sd_task_drop(sd_task *task);
+
+/* Tells it that it shall end, as draining does; one that does not wait hears of it at
+ * its next wait that draining ends. */
+void sd_task_interrupt(sd_task *task);
+
+/* Takes that news, if there is some: pushes nil, "shutdown" and answers true. */
+bool sd_task_hears(lua_State *L, sd_task *task);
 
 /* Runs what is ready, a bounded number of times. True: there is more. */
 bool sd_task_run_ready(void *unused);
