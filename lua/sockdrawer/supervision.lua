@@ -194,6 +194,25 @@ function Supervisor:stop_child(id, done)
   return true
 end
 
+--- Starts a child anew, whether it runs, or has ended. That is nobody's death; its neighbours are not touched.
+---@param id any
+---@param done fun(handle: any, err: any)|nil
+---@return true|nil, string|nil err "no such child"; "restarting": it is about to start anyway
+function Supervisor:restart_child(id, done)
+  local child = self:_find(id)
+  if not child then return nil, "no such child" end
+  if self:_is_restarting(child) then return nil, "restarting" end
+  done = done or function() end
+  self:_stop_child(child, function()
+    if self.state ~= "running" then return done(nil, "closed") end
+    if self:_is_restarting(child) then return done(nil, "restarting") end
+    child.restarts = child.restarts + 1
+    local ok, err = self:_launch(child)
+    done(ok and child.handle or nil, err)
+  end)
+  return true
+end
+
 --- The children in order of start; never asks one of them.
 ---@return { id: any, handle: any, state: string, kind: string, module: string|nil, restarts: integer }[]
 function Supervisor:which_children()

@@ -12,7 +12,7 @@ end
 
 -- True when this death is one too many. Those older than the period are forgotten.
 function Supervisor:_too_many(child, reason)
-  if not self.counts(child, reason) then return false end
+  if self.max == math.huge or not self.counts(child, reason) then return false end
   local now, kept = self.clock.now(), {}
   for _, at in ipairs(self.deaths) do
     if now - at <= self.within then kept[#kept + 1] = at end
@@ -39,6 +39,12 @@ end
 local function plan_of(self, child)
   if self.strategy == "one_for_one" or self.strategy == "dynamic" then return child end
   return self
+end
+
+-- Whether its next start is under way.
+function Supervisor:_is_restarting(child)
+  local pending = plan_of(self, child).pending
+  return child.state == "restarting" or pending ~= nil and pending[child] == true
 end
 
 local function enlarge(self, plan, child)
@@ -111,11 +117,18 @@ local function wants_restart(child, reason)
   return child.restart == "permanent" or child.restart == "transient" and is_error(reason)
 end
 
+-- One that does not come back stays on the list, so that it can be started again; not so temporary ones, and not those
+-- of a dynamic group, of which there may be any number.
+local function is_forgotten(self, child, comes_back)
+  return child.restart == "temporary" or self.strategy == "dynamic" and not comes_back
+end
+
 function Supervisor:_died(child, reason, failed)
+  local comes_back = wants_restart(child, reason)
   child.handle, child.state = nil, "done"
   self.on_event("exited", child.id, reason)
-  if child.restart == "temporary" then self:_remove(child) end
-  if self.state ~= "running" or not wants_restart(child, reason) then return end
+  if is_forgotten(self, child, comes_back) then self:_remove(child) end
+  if self.state ~= "running" or not comes_back then return end
   if self:_too_many(child, reason) then return self:_fail(child, reason) end
   self:_restart(child, reason, failed)
 end
