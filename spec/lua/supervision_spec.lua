@@ -68,6 +68,28 @@ describe("supervision", function()
     clock, log, starts, sup = new_clock(), {}, {}, nil
   end)
 
+  describe("a child", function()
+    it("is started anew when it runs, or has ended; its neighbours stay, and it counts as no death", function()
+      run({ max = 0 }, { child "a", child("t", { restart = "transient" }) })
+      local handle
+      assert.is_true(sup:restart_child("a", function(new) handle = new end))
+      assert.equal("a#2", handle)
+      sup:exited("t", "normal")
+      assert.is_true(sup:restart_child "t")
+      assert.same({ "stop a", "start a", "start t" }, log)
+      assert.equal("running", sup.state)
+      assert.same({ nil, "no such child" }, { sup:restart_child "x" })
+    end)
+
+    it("that is about to start is not started twice", function()
+      run({ strategy = "one_for_all", delay = function() return 1 end }, { child "a", child "b" })
+      sup:exited("a", "boom")
+      assert.same({ nil, "restarting" }, { sup:restart_child "b" })
+      clock.advance(2)
+      assert.same({ "stop b", "start a", "start b" }, log)
+    end)
+  end)
+
   describe("strategies", function()
     local function three(strategy)
       run({ strategy = strategy }, { child "a", child "b", child "c" })
@@ -85,6 +107,14 @@ describe("supervision", function()
 
     it("rest_for_one takes those that were started after it", function()
       assert.same({ "stop c", "start b", "start c" }, three "rest_for_one")
+    end)
+
+    it("dynamic keeps nobody who does not come back", function()
+      run({ strategy = "dynamic" }, {})
+      for i = 1, 3 do sup:start_child(child(i, { restart = "transient" })) end
+      sup:exited(1, "normal")
+      sup:exited(2, "boom")
+      assert.same({ specs = 2, active = 2, supervisors = 0, workers = 2, restarts = 1 }, sup:count_children())
     end)
 
     it("dynamic takes children at run time and stops them all at once", function()
