@@ -4,6 +4,7 @@ local channel = require "sockdrawer.channel"
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
 local mailbox = require "sockdrawer.messages.mailbox"
+local overseer = require "sockdrawer.overseer"
 local post = require "sockdrawer.messages.post"
 local relations = require "sockdrawer.messages.relations"
 local runtime = require "sockdrawer.runtime"
@@ -84,6 +85,10 @@ for name, fn in pairs(messages) do sd[name] = in_a_task(name, fn) end
 sd.topic = topic.of
 sd.shared, sd.limiter = shared.store, shared.limiter
 
+-- Who watches over tasks.
+
+sd.supervisor = overseer.new
+
 -- The world.
 
 --- Connects to an address. The connection ends with the task that made it.
@@ -150,7 +155,7 @@ sd.ctl = setmetatable({}, {
 })
 
 -- What later stages bring says so, in place of "attempt to call a nil value".
-for name in ([[register whereis unregister supervisor on]]):gmatch "%S+" do
+for name in ([[register whereis unregister on]]):gmatch "%S+" do
   sd[name] = function() error(("sd.%s is not available yet"):format(name), 2) end
 end
 

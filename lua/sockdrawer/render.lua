@@ -137,6 +137,12 @@ function shows.line(result)
   return lines
 end
 
+-- Whose answer is not in a result.
+local function append_missing(lines, missing)
+  if type(missing) ~= "table" or #missing == 0 then return lines end
+  return append(append(lines, { "", "missing (they did not answer in time):" }), shows.fields(missing))
+end
+
 local LOOPS = { "loop", "pid", "state", "restarts", "connections", "lag" }
 local POOLS = {
   "pool", "mode", "state", "generation", "acceptors", "connections", "max_connections", "accepted", "closed",
@@ -188,11 +194,7 @@ function shows.status(result)
   append(append(lines, { "" }), columns(POOLS, pool_rows(result.pools)))
   append(lines, trial_lines(result.pools))
   append(lines, store_lines(result.stores))
-  local missing = result.missing
-  if type(missing) == "table" and #missing > 0 then
-    append(append(lines, { "", "missing (they did not answer in time):" }), shows.fields(missing))
-  end
-  return lines
+  return append_missing(lines, result.missing)
 end
 
 local function changed_value(value)
@@ -237,7 +239,7 @@ end
 local function tree_lines(node, indent, lines)
   local rest = {}
   for key, value in pairs(node) do
-    if key ~= "children" and key ~= "id" and key ~= "name" then rest[key] = value end
+    if key ~= "children" and key ~= "id" and key ~= "name" and key ~= "missing" then rest[key] = value end
   end
   local title = cell(node.name or node.id)
   lines[#lines + 1] = indent .. title .. (next(rest) and "  " .. one_line(rest) or "")
@@ -247,7 +249,7 @@ end
 
 function shows.tree(result)
   if type(result) ~= "table" then return { cell(result) } end
-  if result[1] == nil then return tree_lines(result, "", {}) end
+  if result[1] == nil then return append_missing(tree_lines(result, "", {}), result.missing) end
   local lines = {}
   for _, node in ipairs(result) do tree_lines(node, "", lines) end
   return lines

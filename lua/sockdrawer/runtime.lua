@@ -17,6 +17,8 @@ local runtime = {
   limits_of = nil, -- fn(pool) → its limits, in a worker
   control = nil,   -- fn(verb, params) → result | nil, err, data: asks the instance
   states = {},     -- the tables of sd.state, which outlive every generation
+  parting = {},    -- scopes that are over, but for what they have yet to stop
+  on_parted = function() end,
 }
 
 -- "ip:port", "[ip]:port", or the path of a unix socket.
@@ -43,12 +45,18 @@ Scope.__index = Scope
 --- A scope for what one generation starts while it loads.
 ---@return sockdrawer.Scope
 function runtime.scope()
-  return setmetatable({ state = "noted", noted = {} }, Scope)
+  return setmetatable({ state = "noted", noted = {}, lasting = {} }, Scope)
 end
 
---- Notes something that has a `begin(owner)`.
+local function begin(self, thing)
+  if thing.leave then table.insert(self.lasting, thing) end
+  thing:begin(self.owner, self.origin)
+end
+
+--- Notes something that has a `begin(owner)`. What has a `leave(seconds)` as well is not cancelled with the owner, but
+--- asked to leave when the others are gone, the last one first.
 function Scope:add(thing)
-  if self.state == "running" then return thing:begin(self.owner, self.origin) end
+  if self.state == "running" then return begin(self, thing) end
   table.insert(self.noted, thing)
 end
 
@@ -60,7 +68,7 @@ function Scope:commit(pool, generation)
   self.state, self.owner = "running", core.owner(pool, generation)
   local noted = self.noted
   self.noted = {}
-  for _, thing in ipairs(noted) do thing:begin(self.owner, self.origin) end
+  for _, thing in ipairs(noted) do begin(self, thing) end
 end
 
 --- The instance drains: sleeps in here answer "shutdown", once.
@@ -68,10 +76,32 @@ function Scope:interrupt()
   if self.owner then self.owner:interrupt() end
 end
 
+--- Has leave what is not just cancelled, and waits until it has. What is left after so many seconds is ended.
+---@param seconds number|nil
+function Scope:wind_up(seconds)
+  local due = seconds and core.now() + seconds
+  while #self.lasting > 0 do
+    local last = self.lasting[#self.lasting]
+    last:leave(due and math.max(0, due - core.now()))
+    if self.lasting[#self.lasting] == last then table.remove(self.lasting) end
+  end
+end
+
+-- Its successor does not wait for that.
+local function part(self)
+  runtime.parting[self] = true
+  core.spawn(function()
+    self:wind_up()
+    runtime.parting[self] = nil
+    runtime.on_parted()
+  end):detach()
+end
+
 --- The generation was refused, or has a successor: ends everything.
 function Scope:cancel()
   if self.owner then self.owner:cancel() end
   self.state, self.noted, self.owner = "over", {}, nil
+  if #self.lasting > 0 and not runtime.parting[self] then part(self) end
 end
 
 -- The loader only looks at code: there nothing ever begins.

@@ -17,6 +17,7 @@ local log = require "sockdrawer.log"
 local parts = require "sockdrawer.parts"
 local runtime = require "sockdrawer.runtime"
 local script = require "sockdrawer.script"
+local sync = require "sockdrawer.sync"
 local work = require "sockdrawer.work"
 
 local serving = {}
@@ -32,6 +33,7 @@ Serving.__index = Serving
 function serving.new(on_retired, report)
   local self = setmetatable({ pools = {}, changes = {}, on_retired = on_retired, on_loading = function() end }, Serving)
   self.finish = callbacks.finisher(report)
+  runtime.on_parted = function() self:_collect() end
   return self
 end
 
@@ -111,7 +113,7 @@ function resume.callbacks(handler, find) return callbacks.resume(handler, { requ
 -- Two that begin and end together.
 local function pair(one, other)
   local both = { origin = one.origin }
-  for _, name in ipairs { "commit", "cancel", "interrupt" } do
+  for _, name in ipairs { "commit", "cancel", "interrupt", "wind_up" } do
     both[name] = function(_, ...)
       one[name](one, ...)
       other[name](other, ...)
@@ -481,7 +483,38 @@ function Serving:interrupt(pools)
       if code and code.scope then code.scope:interrupt() end
     end
   end
-  if pools == self.pools and self.script then self.script.scope:interrupt() end
+  if pools == self.pools then self:interrupt_script() end
+end
+
+--- The same for what the script began.
+function Serving:interrupt_script()
+  if self.script then self.script.scope:interrupt() end
+end
+
+-- What these pools began while they loaded, and what of older code has not left yet.
+local function scopes_of(self, pools)
+  local scopes = {}
+  for scope in pairs(runtime.parting) do scopes[scope] = true end
+  for _, pool in pairs(pools) do
+    for _, number in ipairs { pool.current, pool.canary } do
+      local code = pool.generations[number]
+      if code and code.scope then scopes[code.scope] = true end
+    end
+  end
+  if pools == self.pools and self.script then scopes[self.script.scope] = true end
+  return scopes
+end
+
+--- Stops the supervisors that these pools began while they loaded, all generations side by side, and waits until they
+--- are gone. What is left after so many seconds is ended.
+---@param pools table<string, table> all of them: those that the script began, too
+---@param seconds number|nil
+function Serving:wind_up(pools, seconds)
+  local calls = {}
+  for scope in pairs(scopes_of(self, pools)) do
+    calls[scope] = function() scope:wind_up(seconds) end
+  end
+  sync.all(calls)
 end
 
 --- The pool of that name, or all of them.

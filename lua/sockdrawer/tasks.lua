@@ -65,6 +65,13 @@ local function adopt(self, handle)
   self.arguments = nil
 end
 
+--- A task that begins when it is told to.
+---@param fn fun(...): ...
+---@return sockdrawer.Task
+function tasks.prepare(fn, ...)
+  return new(fn, ...)
+end
+
 -- Begins in an owner: called by the scope in which it was noted.
 function Task:begin(owner, origin)
   if self.outcome.done then return end
@@ -72,7 +79,8 @@ function Task:begin(owner, origin)
   adopt(self, owner:run(body, self, self.fn, unpack(self.arguments, 1, self.count)))
 end
 
-local function begin_here(self)
+--- Begins in the running task.
+function Task:_begin_here()
   local parent = current()
   if parent then
     parent.children[self] = true
@@ -89,8 +97,20 @@ end
 function tasks.spawn(fn, ...)
   local self = new(fn, ...)
   local scope = runtime.loading_scope()
-  if scope then scope:add(self) else begin_here(self) end
+  if scope then scope:add(self) else self:_begin_here() end
   return self
+end
+
+--- Begins in the running task, whose business alone its end is: no connection ends with it.
+---@param about table what log lines say of it, beside what they say of the running one
+function Task:_begin_supervised(about)
+  local parent = current()
+  parent.children[self] = true
+  self.parent, self.origin = parent, {}
+  for _, fields in ipairs { parent.origin or {}, about } do
+    for key, value in pairs(fields) do self.origin[key] = value end
+  end
+  adopt(self, core.spawn(body, self, self.fn, unpack(self.arguments, 1, self.count)))
 end
 
 --- The task of that id, if it is one of this loop's and runs.
@@ -163,6 +183,15 @@ end
 function tasks.origin()
   local self = current()
   return self and self.origin
+end
+
+--- Ends a task as if it had raised.
+---@param self sockdrawer.Task
+---@param text string
+function tasks.fail(self, text)
+  take_along(self)
+  abandon(self, text)
+  self.handle:cancel()
 end
 
 local function check_seconds(seconds, least)

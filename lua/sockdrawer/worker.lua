@@ -14,6 +14,7 @@ local mesh = require "sockdrawer.mesh"
 local migration = require "sockdrawer.migration"
 local moving = require "sockdrawer.moving"
 local post = require "sockdrawer.messages.post"
+local roll = require "sockdrawer.overseer.roll"
 local runtime = require "sockdrawer.runtime"
 local serving = require "sockdrawer.serving"
 local tasks = require "sockdrawer.tasks"
@@ -29,6 +30,7 @@ local CHANNEL, SCOREBOARD, BELL, SHELF = 3, 4, 5, 6
 local DRAIN_DEADLINE, SPARE_SECONDS = 20, 10
 local STACK = 112 * 1024 ^ 2 -- the kernel leaves a gap of 128 MiB below the stack
 local LOOK = 0.02
+local LEAST_GRACE, LAST_GRACE = 0.5, 1
 
 ---@class sockdrawer.Worker
 local Worker = {}
@@ -306,14 +308,34 @@ end
 
 -- Ending.
 
+-- Supervisors have what is left of a deadline, but not less than a moment in which their children can hear of it.
+local function grace(seconds)
+  return seconds and math.max(LEAST_GRACE, seconds) or nil
+end
+
+-- Connections may still need what supervisors keep alive: these are stopped after them.
 function operations.drain(self, params)
   local pools = self.serving:select(params.pool)
   local which = (params.before or params.only) and params or nil
   if not which then self.serving:interrupt(pools) end
   self.draining = self.draining + 1
+  local due = params.deadline and core.now() + params.deadline
   local result = drain.run(pools, params.deadline, which, params.reason)
+  if not which then self.serving:wind_up(pools, grace(due and due - core.now())) end
   self.draining = self.draining - 1
   return result
+end
+
+-- Every connection has ended: now what served them, the supervisors of all code there is.
+function operations.wind_up(self, params)
+  self.serving:interrupt_script()
+  self.serving:wind_up(self.serving.pools, grace(params.seconds))
+  return true
+end
+
+-- What is supervised in here. It only looks.
+function operations.tree()
+  return roll.describe()
 end
 
 function operations.log(_, params)
@@ -323,6 +345,7 @@ end
 -- The answer leaves before the loop stops.
 function operations.exit(self)
   self.leaving = true
+  self.serving:wind_up(self.serving.pools, LAST_GRACE)
   if not self.embedded then
     core.spawn(function()
       core.park(0.01)
@@ -342,6 +365,7 @@ function operations.retire(self)
     end
   end
   while open() or self.moving:is_busy() or self.draining > 0 do core.park(LOOK) end
+  self.serving:wind_up(self.serving.pools)
   return true
 end
 
@@ -368,6 +392,7 @@ local function leave_alone(self)
     end)
   end
   for _, task in pairs(left) do task:wait() end
+  self.serving:wind_up(self.serving.pools, LAST_GRACE)
   core.stop(1)
 end
 

@@ -16,6 +16,16 @@ local function new_core()
     table.insert(core.ready, { task = task, count = select("#", ...), ... })
   end
 
+  -- Who has asked to hear of an end, as the real core tells it: in a task of its own.
+  local function tell_over(task, why, err)
+    if task.watched and core.over then core.spawn(core.over, task.id, why, err):detach() end
+  end
+
+  function Task:watch()
+    self.watched = self.state ~= "done"
+    return self.watched
+  end
+
   function Task:wake(...)
     if self.state ~= "waiting" then return false end
     enqueue(self, ...)
@@ -23,8 +33,10 @@ local function new_core()
   end
 
   function Task:cancel()
+    local was_over = self.state == "done"
     self.state, core.parked[self] = "done", nil
     for child in pairs(self.children) do child:cancel() end
+    if not was_over then tell_over(self, "cancelled") end
   end
 
   function Task:detach()
@@ -60,7 +72,8 @@ local function new_core()
   -- What modules ask for when they are loaded: nothing ever happens here.
   function core.connection() end
   function core.on_gone() end
-  function core.on_task_over() end
+  function core.on_task_over(fn) core.over = fn end
+  function core.on_task_error(fn) core.report = fn end
   function core.reach() end
   function core.close(fd) core.closed = core.closed or {}; table.insert(core.closed, fd) end
 
@@ -71,8 +84,13 @@ local function new_core()
     local ok, err = coroutine.resume(task.thread, unpack(entry, 1, entry.count))
     core.running = nil
     if coroutine.status(task.thread) ~= "dead" then return end
-    if not ok then table.insert(core.errors, err) end
+    if not ok and core.report then
+      core.spawn(core.report, task.id, err):detach()
+    elseif not ok then
+      table.insert(core.errors, err)
+    end
     task.state = "done"
+    tell_over(task, nil, not ok and err or nil)
     for child in pairs(task.children) do child:cancel() end
     if task.parent then task.parent.children[task] = nil end
   end

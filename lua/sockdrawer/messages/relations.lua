@@ -26,6 +26,7 @@ local ORDERLY = { normal = true, handler = true, peer = true, idle = true, drain
 ---@field reason string|nil what it was ended with
 
 local known = {} ---@type table<string, sockdrawer.Relations>
+local hearers = {} ---@type table<string, fun(reason: string)> who on this loop has asked to hear of a task's end
 
 -- Those of a task that runs here; nil if there is none.
 local function of(id)
@@ -56,6 +57,18 @@ local function finish(id, reason)
   if conn then return end_connection(conn) end
   local task = tasks.find(id)
   if task then task:cancel() end
+end
+
+--- Ends a task or connection as if it had raised `reason`: who waits for it hears that, or its connection ends too.
+---@param id string
+---@param reason string
+function relations.fail(id, reason)
+  local task = not core.find_connection(id) and tasks.find(id)
+  local its = of(id)
+  if not its then return end
+  if not task then return finish(id, reason) end
+  its.reason = reason
+  tasks.fail(task, reason)
 end
 
 -- What reaches somebody of another's end, or of another who wants his.
@@ -129,10 +142,12 @@ end
 -- ---------------------------------------------------------------- the end
 
 local function on_over(id, why, err)
-  local its = known[id]
-  known[id] = nil
+  local its, hears = known[id], hearers[id]
+  known[id], hearers[id] = nil, nil
+  if not its and not hears then return end
+  local reason = its and its.reason or err and err:gsub("\nstack traceback:.*", "") or why or "normal"
+  if hears then hears(reason) end
   if not its then return end
-  local reason = its.reason or err and err:gsub("\nstack traceback:.*", "") or why or "normal"
   tell_all(its.watchers, { "down", from = id, reason = reason })
   tell_all(its.links, { "exit", from = id, reason = reason, linked = true })
   for other in pairs(its.watching) do post.bring("signal", other, { "demonitor", from = id }) end
@@ -178,6 +193,20 @@ function relations.links(id)
   for other in pairs(known[id] and known[id].links or {}) do ids[#ids + 1] = other end
   table.sort(ids)
   return ids
+end
+
+--- Calls `fn(reason)` when a task of this loop has ended, with the reason that monitors get.
+---@param task sockdrawer.Task one that has begun
+---@param fn fun(reason: string)
+function relations.hear(task, fn)
+  task.handle:watch()
+  hearers[task.id] = fn
+end
+
+--- What others are told when the running task ends, however it does.
+---@param reason string
+function relations.end_as(reason)
+  own().reason = reason
 end
 
 -- ---------------------------------------------------------------- for user code

@@ -6,6 +6,7 @@
 -- list: the value is a list of texts, and KEY+=TEXT and KEY-=TEXT work.
 
 local alarms = require "sockdrawer.options.alarms"
+local children = require "sockdrawer.options.children"
 local later = require "sockdrawer.options.later"
 local plain = require "sockdrawer.plain"
 local when_full = require "sockdrawer.options.when_full"
@@ -256,6 +257,8 @@ M.networks = {
   end,
   allowed = function() return "a network like 10.0.0.0/8 or 2001:db8::/32, an address, or a list of them" end,
 }
+
+for name, kind in pairs(children) do M[name] = kind end
 
 --- `false`, `"infinity"` and math.huge all mean off where a row has `off`.
 function M.is_off(value)

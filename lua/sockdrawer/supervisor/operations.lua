@@ -12,10 +12,11 @@ local report = require "sockdrawer.supervisor.report"
 local scaling = require "sockdrawer.supervisor.scaling"
 local set = require "sockdrawer.supervisor.set"
 local swap = require "sockdrawer.supervisor.swap"
+local tree = require "sockdrawer.supervisor.tree"
 local upgrade = require "sockdrawer.supervisor.upgrade"
 
 local operations = {
-  status = report.status, tree = report.tree, info = report.info, get = report.get,
+  status = report.status, tree = tree.tree, info = report.info, get = report.get,
   conns = connections.conns, gens = connections.gens, close = connections.close,
   move = moving.move, conn = moving.conn, post = moving.post, tasks = connections.tasks, events = report.events,
   restart = scaling.restart,

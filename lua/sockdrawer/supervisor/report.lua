@@ -1,4 +1,4 @@
---- What can be said about an instance without asking anybody: status, tree, info, get.
+--- What can be said about an instance without asking anybody: status, info, get.
 --
 -- All of it comes from the scoreboard and our own memory, so a stuck worker cannot hold it up.
 
@@ -81,19 +81,7 @@ function report.status(instance)
   }
 end
 
--- ---------------------------------------------------------------- tree
-
-local function worker_rows(instance)
-  local rows = list()
-  for i, row in ipairs(instance.workers.engine:which_children()) do
-    local worker = row.handle
-    rows[i] = {
-      id = "worker " .. row.id, kind = "worker", module = row.module, restarts = row.restarts,
-      pid = worker and worker.pid or 0, state = worker and worker.state or row.state, children = list(),
-    }
-  end
-  return rows
-end
+-- ---------------------------------------------------------------- sockets
 
 local function add_sockets(rows, group, state)
   for index, member in ipairs(group.members) do
@@ -107,38 +95,12 @@ local function add_sockets(rows, group, state)
   end
 end
 
-local function socket_rows(pool)
+--- The listen sockets of a pool, and the loops that poll each.
+function report.sockets(pool)
   local rows = list()
   for _, group in ipairs(pool.groups) do add_sockets(rows, group, pool.state) end
   for _, group in ipairs(pool.leaving) do add_sockets(rows, group, "leaving") end
   return rows
-end
-
-local function pool_rows(instance)
-  local rows = list()
-  for i, pool in ipairs(instance.pools.list) do
-    rows[i] = { id = "pool " .. pool.name, kind = "supervisor", state = pool.state, children = socket_rows(pool) }
-  end
-  return rows
-end
-
-function report.tree(instance)
-  local engine = instance.workers.engine
-  local children = list {
-    {
-      id = "workers", kind = "supervisor", strategy = engine.strategy, state = engine.state,
-      counts = engine:count_children(), children = worker_rows(instance),
-    },
-    { id = "pools", kind = "supervisor", state = "running", children = pool_rows(instance) },
-  }
-  local spare = instance.loaders.spare
-  if spare then
-    table.insert(children, { id = "loader", kind = "worker", pid = spare.pid, state = "ready", children = list() })
-  end
-  return {
-    id = "supervisor " .. instance.name, kind = "supervisor", pid = core.getpid(), state = instance.state,
-    children = children,
-  }
 end
 
 -- ---------------------------------------------------------------- info and get
@@ -166,7 +128,7 @@ function report.info(instance, params)
   local pool, err = instance.pools:find(params.pool)
   if not pool then return nil, err end
   local row = report.pool(instance, pool)
-  row.options, row.sockets = report.options_of(pool), socket_rows(pool)
+  row.options, row.sockets = report.options_of(pool), report.sockets(pool)
   local generation = pool.generations[pool.current]
   row.digest, row.started = generation.digest, generation.started
   row.script = instance.script and instance.script.number

@@ -54,6 +54,14 @@ function Stopping:drain_connections(params)
   return result
 end
 
+-- What code began while it loaded, in all workers side by side: its supervisors stop their children, each in its time,
+-- by this deadline.
+function Stopping:_wind_up(due)
+  local workers, seconds = self.instance.workers, due and due - core.now()
+  local timeout = seconds and math.max(0, seconds) + SPARE
+  workers:ask(workers:in_state("running", "draining"), "wind_up", { seconds = seconds }, timeout)
+end
+
 local function deadline_of(pool, override)
   if override ~= nil then return override end
   return pool.options.drain.deadline
@@ -91,6 +99,9 @@ end
 -- until then they are needed for accepting.
 function Stopping:_gently(params)
   local list, workers, calls = self.instance.pools.list, self.instance.workers, {}
+  local server = self.instance.spec.server
+  local deadline = deadline_of({ options = server }, params.deadline)
+  local due = deadline and core.now() + server.drain.delay + deadline
   local open = #list
   local function on_closed()
     open = open - 1
@@ -107,6 +118,7 @@ function Stopping:_gently(params)
       total.finished, total.cut = total.finished + answer[1].finished, total.cut + answer[1].cut
     end
   end
+  self:_wind_up(due)
   return total
 end
 
