@@ -5,12 +5,14 @@ local core = require "sockdrawer.core"
 local process = require "spec.support.process"
 local shape = require "sockdrawer.generation.shape"
 local sd = require "sockdrawer"
+local supervisors = require "sockdrawer.overseer.options"
 local testing = require "sockdrawer.testing"
 
 local FOLDER = "types/library/"
 local FILES = {
   "sockdrawer", "sockdrawer/connection", "sockdrawer/control", "sockdrawer/handler", "sockdrawer/options",
-  "sockdrawer/shared", "sockdrawer/tasks", "sockdrawer/topic", "sockdrawer/testing", "sockdrawer/transport",
+  "sockdrawer/shared", "sockdrawer/supervisor", "sockdrawer/tasks", "sockdrawer/topic", "sockdrawer/testing",
+  "sockdrawer/transport",
 }
 
 local classes = {}
@@ -137,6 +139,28 @@ describe("the types for editors", function()
     with_connection(function(conn)
       for _, word in ipairs(words) do conn:_note(word) end
     end)
+  end)
+
+  it("have the methods and options of supervisors", function()
+    testing.run(function()
+      local made = sd.supervisor { children = { { id = 1, start = function() sd.sleep(60) end } } }
+      local methods = methods_of(made, { begin = true, leave = true })
+      assert.same(methods, names_of(classes["sockdrawer.Supervisor"].functions))
+      local fields = { id = true, name = true, state = true, error = true }
+      assert.same(sorted(fields), names_of(classes["sockdrawer.Supervisor"].fields))
+      assert.is_truthy(made:start_child { id = 2, start = sd.self })
+      local row = made:which_children()[1]
+      for _, name in ipairs(names_of(classes["sockdrawer.ChildCounts"].fields)) do
+        assert.is_number(made:count_children()[name])
+      end
+      made:stop()
+      assert.same(sorted(row), names_of(classes["sockdrawer.ChildRow"].fields))
+    end)
+    for kind, class in pairs { supervisor = "SupervisorOptions", child = "ChildOptions" } do
+      local set = {}
+      for _, option in ipairs(supervisors.rows[kind]) do set[option[1]] = true end
+      assert.same(sorted(set), names_of(classes["sockdrawer." .. class].fields))
+    end
   end)
 
   it("have the methods of buffers, channels, tasks and timers", function()

@@ -139,6 +139,13 @@ function sd.select(list, seconds) end
 ---@return any ... what it returned; nil and a message if it raised; nil and "timeout"
 function sd.work(module, fn, ...) end
 
+--- Makes a supervisor: its children are tasks, which it starts in order, restarts, and stops in reverse order. In a
+--- script or module that loads it begins with its generation, and is stopped when that has a successor or the worker
+--- ends. Elsewhere it begins now and ends with the running task. Every mistake in the options is named at once.
+---@param options sockdrawer.SupervisorOptions
+---@return sockdrawer.Supervisor supervisor
+function sd.supervisor(options) end
+
 --- A table of this loop that outlives swaps.
 ---@param name string
 ---@return table state
