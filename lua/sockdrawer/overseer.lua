@@ -137,6 +137,7 @@ local function make(effective, name)
     on_event = function(...) on_event(self, ...) end,
   }
   self.task = tasks.prepare(keep, self)
+  self.task.shields, self.task.kind = true, "supervisor"
   return self
 end
 

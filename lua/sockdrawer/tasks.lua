@@ -17,6 +17,9 @@ end
 ---@class sockdrawer.Task
 ---@field id string|nil nil until it has begun
 ---@field conn table|nil the connection that it ends with
+---@field timer sockdrawer.Timer|nil whose task it is
+---@field shields boolean|nil it tells what it has started to end, in its own order
+---@field ending boolean|nil it has been told to end
 local Task = {}
 Task.__index = Task
 
@@ -36,8 +39,20 @@ local function abandon(self, why)
   leave_parent(self)
 end
 
+-- Timers hear of nothing, so they are stopped; a call that is under way is not cut short.
+local function stop_timers(self)
+  for task in pairs(self.children) do
+    if task.timer then
+      task.timer.over = true
+      if not next(task.children) then task:cancel() end
+    end
+  end
+end
+
+-- One that was told to end does not wait for its timers.
 local function linger(self)
   self.lingers = true
+  if self.ending then stop_timers(self) end
   while next(self.children) do core.park() end
 end
 
@@ -158,6 +173,22 @@ function Task:detach()
   return self
 end
 
+local function note_ending(self)
+  self.ending = true
+  if self.lingers then stop_timers(self) end
+  for task in pairs(self.children) do
+    if not task.shields then note_ending(task) end
+  end
+end
+
+--- Tells a task, and what it has started, to end: sleeps and waits for messages answer "shutdown", timers stop when the
+--- function that made them has returned.
+---@param self sockdrawer.Task
+function tasks.tell_to_end(self)
+  self.handle:interrupt()
+  note_ending(self)
+end
+
 -- A connection and what its handler has started end together, unless somebody waits to hear how it went.
 local function take_along(self)
   if not self.conn or self.outcome:is_awaited() or self.conn:reason() then return end
@@ -245,7 +276,7 @@ local function timer(seconds, fn, run)
   if type(fn) ~= "function" then error("a function was expected, not a " .. type(fn), 3) end
   local self = setmetatable({ period = seconds, fn = fn, over = false }, Timer)
   self.task = tasks.spawn(function() return run(self, core.now() + seconds) end)
-  self.task.kind = "timer"
+  self.task.kind, self.task.timer = "timer", self
   return self
 end
 

@@ -209,6 +209,26 @@ describe("sd.supervisor", function()
     assert.is_true(took >= 0.299 and took < 0.4, took)
   end)
 
+  it("stops the timers of a child, but not in the middle of a call", function()
+    local fired, took = {}, nil
+    local function timers()
+      sd.every(1, function()
+        table.insert(fired, "begins")
+        core.park(0.5)
+        table.insert(fired, "ends")
+      end)
+      sd.spawn(function() sd.every(100, print) end)
+    end
+    with({ children = { { id = "a", start = timers } } }, function()
+      core.park(1.1)
+      local before = core.now()
+      sup:stop()
+      took = core.now() - before
+    end)
+    assert.same({ "begins", "ends" }, fired)
+    assert.is_true(took < 0.5, took)
+  end)
+
   it("does not tell those whose shutdown is brutal", function()
     with({ children = { child("a", { shutdown = "brutal" }) } }, function()
       sup:stop()

@@ -21,7 +21,7 @@ local function of_task(overseer, spec)
     relations.hear(task, function(reason) exited(overseer, spec, reason) end)
     return task
   end
-  return start, function(task) task.handle:interrupt() end, function(task) task:cancel() end
+  return start, tasks.tell_to_end, function(task) task:cancel() end
 end
 
 local function of_supervisor(overseer, spec)
