@@ -19,6 +19,10 @@ function child(id, options)
       local message, why = sd.receive()
       if why == "shutdown" then
         say("told", name)
+        if options.slow then
+          sd.sleep(options.slow)
+          say("bye", name)
+        end
         if not options.stubborn then return end
       elseif message == "return" then
         return
@@ -185,6 +189,17 @@ describe("a supervisor in a script", function()
       local told, gone = stamps(s, '"told c"')[1], stamps(s, "event=child_stopped[^\n]*child=a")[1]
       local took = gone - told
       assert.is_true(took >= 0.19 and took <= 0.2 + 0.2 * process.scale, took)
+    end
+  end)
+
+  it("is waited for when the instance stops, and when a worker retires", function()
+    for verb, expected in pairs {
+      stop = { "start a", "told a", "bye a" }, roll = { "start a", "start a", "told a", "bye a" },
+    } do
+      local s = start [[children = { child("a", { slow = 1.3 }) }]]
+      wait_notes(s, { "start a" })
+      assert.equal(0, (s:ctl(verb)))
+      wait_notes(s, expected)
     end
   end)
 
