@@ -70,6 +70,7 @@ local function new_core()
   function core.getuid() return 0 end
   function core.getpid() return 1 end
   -- What modules ask for when they are loaded: nothing ever happens here.
+  core.store_methods = {}
   function core.connection() end
   function core.on_gone() end
   function core.on_task_over(fn) core.over = fn end
