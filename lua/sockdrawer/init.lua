@@ -5,6 +5,7 @@ local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
 local mailbox = require "sockdrawer.messages.mailbox"
 local overseer = require "sockdrawer.overseer"
+local names = require "sockdrawer.messages.names"
 local post = require "sockdrawer.messages.post"
 local relations = require "sockdrawer.messages.relations"
 local runtime = require "sockdrawer.runtime"
@@ -70,6 +71,7 @@ local messages = {
   receive = function(seconds, match) return mailbox.own():receive(seconds, match) end,
   link = relations.link, unlink = relations.unlink, exit = relations.exit, trap = relations.trap,
   monitor = relations.monitor, demonitor = relations.demonitor,
+  register = names.register, whereis = names.whereis, unregister = names.unregister,
 }
 
 local function in_a_task(name, fn)
@@ -155,8 +157,8 @@ sd.ctl = setmetatable({}, {
 })
 
 -- What later stages bring says so, in place of "attempt to call a nil value".
-for name in ([[register whereis unregister on]]):gmatch "%S+" do
-  sd[name] = function() error(("sd.%s is not available yet"):format(name), 2) end
+function sd.on()
+  error("sd.on is not available yet", 2)
 end
 
 local seen = { role = true, loop = true, loops = true, name = true }

@@ -41,6 +41,9 @@ for _, name in ipairs { "link", "unlink", "monitor", "demonitor", "exit" } do
   commands[name] = function(_, ...) return sd[name](...) end
 end
 function commands.trap() return sd.trap() end
+for _, name in ipairs { "register", "whereis", "unregister" } do
+  commands[name] = function(_, word) return sd[name](word) end
+end
 function commands.boom() error("boom", 0) end
 function commands.bad(_, what)
   local values = { fn = { a = { b = print } }, none = nil, deep = {} }
@@ -358,6 +361,28 @@ describe("a child task of a connection", function()
     a:ask("monitor " .. id)
     b.socket:close()
     assert.equal(("down,%s,cancelled"):format(id), a:ask "receive 5")
+  end)
+end)
+
+describe("a name", function()
+  after_each(server.cleanup)
+
+  it("belongs to one task on all loops, until that has ended", function()
+    local s = start()
+    local a, b = two(s, true)
+    assert.equal("nil", a:ask "whereis boss")
+    assert.equal("true", a:ask "register boss")
+    assert.equal("true", a:ask "register boss")
+    assert.equal("nil taken " .. a.id, b:ask "register boss")
+    assert.equal(a.id, b:ask "whereis boss")
+    assert.equal("false", b:ask "unregister boss")
+    assert.equal("true", a:ask "unregister boss")
+    assert.equal("true", b:ask "register boss")
+    b.socket:send "boom\n"
+    assert.is_truthy(process.eventually(function() return a:ask "register boss" == "true" end))
+    b = enter(s, 2)
+    s:kill("KILL", s:rpc("status").loops[1].pid)
+    assert.is_truthy(process.eventually(function() return b:ask "register boss" == "true" end))
   end)
 end)
 

@@ -113,6 +113,23 @@ function sd.exit(id, reason) end
 ---@return boolean before
 function sd.trap(on) end
 
+--- Gives the running task (in a handler: its connection) a name, on all loops, until it ends.
+---@param name string
+---@return true? ok
+---@return "taken"|"full"|nil err
+---@return string? holder the id of who has it
+function sd.register(name) end
+
+--- Whose name that is.
+---@param name string
+---@return string? id
+function sd.whereis(name) end
+
+--- Gives the name up; only who has it can.
+---@param name string
+---@return boolean had_it
+function sd.unregister(name) end
+
 --- The topic of that name, on all loops. It needs no making, and goes when nobody holds on to it.
 ---@param name string
 ---@return sockdrawer.Topic topic
