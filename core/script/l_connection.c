@@ -146,6 +146,11 @@ void sd_l_conn_drain(l_conn *c) {
   if (c->draining || c->conn.state != SD_CONN_OPEN) return;
   c->draining = true;
   sd_l_read_interrupt(c);
+  if (sd_l_pool_runs_tasks(c->pool) && !c->handler_over) {
+    c->told = true;
+    sd_task_interrupt(&c->task);
+    return;
+  }
   sd_owner_interrupt(&c->task.children);
   if (c->task.owned.kind != NULL && !c->handler_over) c->task.owned.kind->interrupt(&c->task.owned);
 }
@@ -578,6 +583,12 @@ static int l_drain(lua_State *L) {
   return 0;
 }
 
+/* _is_draining(): whether it is to be told, or was. */
+static int l_is_draining(lua_State *L) {
+  lua_pushboolean(L, sd_l_conn_check(L, 1)->draining);
+  return 1;
+}
+
 /* _cut(reason [, reset]) */
 static int l_cut(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
@@ -678,6 +689,7 @@ static const luaL_Reg methods[] = {
   { "_present", l_present },
   { "_fd", l_fd },
   { "_drain", l_drain },
+  { "_is_draining", l_is_draining },
   { "_cut", l_cut },
   { "_note", l_note },
   { "_ending", l_ending },

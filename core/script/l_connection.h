@@ -83,7 +83,8 @@ l_conn *sd_l_conn_check(lua_State *L, int index);
 /* Starts its handler: function and `nargs` arguments are on co. */
 void sd_l_conn_serve(l_conn *c, lua_State *co, int nargs);
 
-/* Says "shutdown" once, now or at the next place where it may be said. */
+/* Says "shutdown" once, now or at the next place where it may be said: in a read, or
+ * in the task's waits where the pool runs tasks. */
 void sd_l_conn_drain(l_conn *c);
 
 /* Runs what on_close was given, each function in a task of its own. */
@@ -180,7 +181,8 @@ void sd_l_pool_conn_gone(l_conn *c);                                     /* both
 void sd_l_pool_push_field(lua_State *L, const l_conn *c, char which);    /* pool, generation, loop */
 l_generation *sd_l_pool_generation(const l_pool *pool, uint64_t number); /* or NULL */
 void sd_l_pool_conn_change(l_conn *c, l_generation *to);
-uint32_t sd_l_pool_index(const l_conn *c); /* of the pool that it was accepted by */
-uint64_t sd_l_pool_newer(const l_conn *c); /* the live generation if it is newer, else 0 */
+uint32_t sd_l_pool_index(const l_conn *c);     /* of the pool that it was accepted by */
+bool sd_l_pool_runs_tasks(const l_pool *pool); /* NULL: no */
+uint64_t sd_l_pool_newer(const l_conn *c);     /* the live generation if it is newer, else 0 */
 
 #endif

@@ -117,6 +117,10 @@ uint32_t sd_l_pool_index(const l_conn *c) {
   return c->pool->index;
 }
 
+bool sd_l_pool_runs_tasks(const l_pool *pool) {
+  return pool != NULL && pool->runs;
+}
+
 uint64_t sd_l_pool_newer(const l_conn *c) {
   const l_generation *live = sd_l_pool_current(c->pool);
   return live != NULL && live->number > c->task.generation ? live->number : 0;
@@ -424,6 +428,8 @@ static int l_pool_new(lua_State *L) {
   snprintf(pool->name, sizeof pool->name, "%s", name);
   pool->index = index;
   pool->loop = loop;
+  lua_getfield(L, 1, "runs");
+  pool->runs = lua_toboolean(L, -1);
   pool->on_drained = pool->on_event = pool->on_ended = LUA_NOREF;
   pool->limits = &usual_limits;
   sd_l_accept_init(pool);

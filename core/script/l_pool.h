@@ -55,6 +55,7 @@ struct l_pool {
   int loop;
   uint64_t revision; /* of the options */
   bool paused;
+  bool runs; /* tasks, in place of connections */
   l_pool_sockopts own_tcp, own_unix; /* what connections do not inherit from listen sockets */
   char name[SD_SCOREBOARD_NAME_MAX];
   const sd_conn_limits *limits; /* of new connections */
