@@ -26,6 +26,7 @@ local KINDS = {
   acceptor = "string|sockdrawer.AcceptorTurn|sockdrawer.Acceptor",
   targeter = "string|sockdrawer.Targeter",
   transport = "string|sockdrawer.Transport|sockdrawer.TransportOpen",
+  run = 'integer|"each"',
   binding = '"kernel"|"auto"|"least_connections"|"round_robin"|"cpu"|integer',
 }
 
@@ -154,8 +155,8 @@ local function write_options()
   write_class("sockdrawer.ServerOptions", rows.server)
   write_class("sockdrawer.PoolSettings", without(rows.pool, "handler"))
   say "---@class sockdrawer.PoolOptions: sockdrawer.PoolSettings"
-  say "---@field listen string|string[] where connections come from"
-  say("---@field handler %s what serves a connection: the name of a module, or it itself", KINDS.handler)
+  say("---@field handler %s|sockdrawer.TaskFunction what serves a connection, or what a task of a pool with run runs: "
+    .. "the name of a module, or it itself", KINDS.handler)
 end
 
 local PARAMETERS = {

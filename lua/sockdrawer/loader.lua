@@ -31,15 +31,15 @@ local function default_listen_of(handler)
   return type(handler) == "table" and handler.default_listen or nil
 end
 
--- What the supervisor keeps of a handler. An inline one has the script's snapshot; `script` is that for the parts of
--- one that is not.
-local function describe(handler, gen, module, wanted, script_snapshot)
-  local shape, err = generation.check_shape(handler)
+-- What the supervisor keeps of a handler: of a module, or of one in the script, which has the script's snapshot;
+-- `script` is that for the parts of a module. `runs`: it is for background tasks.
+local function describe(handler, gen, o)
+  local shape, err = generation.check_shape(handler, o.runs)
   if not shape then return nil, err end
   local snapshot = gen:snapshot()
   return {
-    module = module, inline = module == nil, snapshot = snapshot, version = version_of(handler), shape = shape,
-    digest = generation.digest(snapshot, wanted, script_snapshot), parts = wanted, script = script_snapshot,
+    module = o.module, inline = o.module == nil, snapshot = snapshot, version = version_of(handler), shape = shape,
+    digest = generation.digest(snapshot, o.parts, o.script), parts = o.parts, script = o.script,
     default_listen = default_listen_of(handler),
   }
 end
@@ -68,7 +68,9 @@ local function load_handler(module, o)
   ok, err, data = load_parts(o.parts, gen, o.evaluation, o.pool)
   if not ok then return nil, err, data end
   local script_snapshot = parts.in_script(o.parts) and o.evaluation.generation:snapshot() or nil
-  local result, wrong = describe(gen.handler, gen, module, o.parts, script_snapshot)
+  local result, wrong = describe(gen.handler, gen, {
+    module = module, parts = o.parts, script = script_snapshot, runs = o.runs,
+  })
   if result then return result end
   local file = gen:snapshot().modules[module]
   return nil, handler_text(module, (file and file.path .. ": " or "") .. wrong)
@@ -97,7 +99,7 @@ end
 local function module_options(evaluation, params, pool)
   local gen = evaluation.generation
   return {
-    parts = parts.of(pool.options), evaluation = evaluation, pool = pool.name,
+    parts = parts.of(pool.options), evaluation = evaluation, pool = pool.name, runs = pool.options.run ~= nil,
     folder = gen.folder, args = params.args, reader = params.reader,
     search = { path = gen.package.path, cpath = gen.package.cpath },
   }
@@ -134,15 +136,17 @@ local function load_inline_parts(evaluation, failures)
   end
 end
 
-local function parts_of_pool(evaluation, name)
+-- What there is to know of the pool of an inline handler.
+local function place_of(evaluation, name)
   for _, pool in ipairs(evaluation.pools) do
-    if pool.name == name then return parts.of(pool.options) end
+    if pool.name == name then return { parts = parts.of(pool.options), runs = pool.options.run ~= nil } end
   end
+  return {}
 end
 
 local function add_inline(evaluation, handlers)
   for name, handler in pairs(evaluation.handlers) do
-    handlers[name] = describe(handler, evaluation.generation, nil, parts_of_pool(evaluation, name))
+    handlers[name] = describe(handler, evaluation.generation, place_of(evaluation, name))
   end
 end
 
@@ -202,8 +206,8 @@ end
 
 --- Loads one module as a handler.
 ---@param params { module: string, folder: string|nil, script_path: string|nil, script_args: string[]|nil,
----  path: string|nil, cpath: string|nil, args: table|nil, pool: string|nil, parts: table|nil } path, cpath: the
----  module path, as in the spec
+---  path: string|nil, cpath: string|nil, args: table|nil, pool: string|nil, parts: table|nil, runs: boolean|nil }
+---  path, cpath: the module path, as in the spec; runs: it is for background tasks
 ---@return table|nil result
 ---@return string|nil err
 ---@return { traceback: string|nil }|nil
@@ -219,7 +223,7 @@ function M.load_module(params)
   return load_handler(params.module, {
     folder = folder, args = params.script_args, reader = params.reader,
     search = params.path and { path = params.path, cpath = params.cpath or package.cpath },
-    parts = params.parts, evaluation = evaluation, pool = params.pool,
+    parts = params.parts, evaluation = evaluation, pool = params.pool, runs = params.runs,
   })
 end
 
@@ -244,11 +248,11 @@ function M.load_inline(params)
   if not evaluation then return nil, err, data end
   local handler, missing = inline_of(evaluation, params.pool)
   if not handler then return nil, missing end
-  local wanted = parts_of_pool(evaluation, params.pool)
+  local place = place_of(evaluation, params.pool)
   local ok
-  ok, err, data = load_parts(wanted, evaluation.generation, evaluation, params.pool)
+  ok, err, data = load_parts(place.parts, evaluation.generation, evaluation, params.pool)
   if not ok then return nil, ('%s: pool "%s": %s'):format(params.path, params.pool, err), data end
-  local result, wrong = describe(handler, evaluation.generation, nil, wanted)
+  local result, wrong = describe(handler, evaluation.generation, place)
   if not result then return nil, ('%s: pool "%s": handler: %s'):format(params.path, params.pool, wrong) end
   return result
 end

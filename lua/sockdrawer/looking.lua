@@ -41,7 +41,7 @@ function looking.tasks(serving, pool)
   local rows = list()
   for _, one in pairs(serving:select(pool)) do
     for _, conn in ipairs(one.core:connections()) do
-      rows[#rows + 1] = row(conn.id, "connection", conn.conn:_task(), conn)
+      rows[#rows + 1] = row(conn.id, one.runs and "background" or "connection", conn.conn:_task(), conn)
     end
   end
   for _, task in ipairs(tasks.all()) do

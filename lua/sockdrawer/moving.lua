@@ -251,7 +251,9 @@ local function leave(self, conn, session, carried, move)
   conn:_depart()
 end
 
-local function cannot_leave(conn)
+local function cannot_leave(self, conn)
+  local pool = self.serving.pools[conn.pool or ""]
+  if pool and pool.runs then return "not movable" end
   local ok, why = conn:_movable()
   if not ok then return why end
   local extra = conn:_extra()
@@ -301,7 +303,7 @@ function Moving:move(conn, number, deadline)
   if number == runtime.loop then return true end
   local loop, due = mesh.loops[number], core.now() + (deadline or DEADLINE)
   if not loop then return nil, no_loop(number) end
-  local why = cannot_leave(conn)
+  local why = cannot_leave(self, conn)
   if why then return nil, why end
   local ok, err
   whereabouts.wait_settled(conn.id, due)
@@ -328,7 +330,7 @@ end
 function Moving:evacuate()
   self.retiring = true
   for _, pool in pairs(self.serving.pools) do
-    for _, row in ipairs(pool.core:connections()) do
+    for _, row in ipairs(pool.runs and {} or pool.core:connections()) do
       local extra = row.state == "open" and row.conn:_extra()
       if extra and not extra.leaving then
         extra.leaving = true
@@ -358,7 +360,7 @@ function moving.request(conn, number)
   if type(number) ~= "number" then error("conn:move: a loop's number was expected, not a " .. type(number), 2) end
   if number == runtime.loop then return true end
   if not here or not mesh.loops[number] then return nil, no_loop(number) end
-  local why = cannot_leave(conn)
+  local why = cannot_leave(here, conn)
   if why then return nil, why end
   core.spawn(function()
     local ok, err = here:move(conn, number)

@@ -42,7 +42,9 @@ local function check_direction(given, walk)
   for _, key in ipairs { "listen", "connect", "run" } do
     if given[key] ~= nil then ways[#ways + 1] = key end
   end
-  if #ways == 0 then walk.report "listen is missing: a pool needs an address, or a list of them" end
+  if #ways == 0 then
+    walk.report "listen is missing: a pool needs an address, or a list of them, or run for background tasks"
+  end
   if #ways > 1 then walk.report(("%s: a pool has only one of them"):format(table.concat(ways, " and "))) end
 end
 
@@ -59,6 +61,7 @@ local function is_shared_socket(addresses)
 end
 
 local function check_listen_sockets(effective, walk)
+  if walk.context.runs then return end
   local wanted, single = effective.listen_sockets, is_shared_socket(effective.listen)
   if not wanted then
     effective.listen_sockets = (single or not effective.socket.reuseport) and 1
@@ -118,7 +121,7 @@ end
 ---@return table<string, true> explicit
 function M.validate_pool(name, given, report, server)
   local inherited = server and { drain = server.drain, log = server.log }
-  local walk = walk_of(report, ('pool "%s": '):format(name), { server = server }, inherited)
+  local walk = walk_of(report, ('pool "%s": '):format(name), { server = server, runs = given.run ~= nil }, inherited)
   local effective = check.walk(rows.pool, given, walk)
   check_direction(given, walk)
   check_handler(given, walk)

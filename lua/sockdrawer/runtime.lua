@@ -21,9 +21,10 @@ local runtime = {
   on_parted = function() end,
 }
 
--- "ip:port", "[ip]:port", or the path of a unix socket.
+-- "ip:port", "[ip]:port", or the path of a unix socket that has one.
 local function peer_of(conn)
   local ip, port = conn:peer()
+  if ip == "" then return nil end
   if not ip or not port then return ip end
   return (ip:find(":", 1, true) and "[%s]:%d" or "%s:%d"):format(ip, port)
 end

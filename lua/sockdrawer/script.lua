@@ -236,9 +236,9 @@ local function check_declaration(declaration, seen, report)
   return ok and not seen[declaration.name]
 end
 
-local function check_inline_handler(name, handler, report)
+local function check_inline_handler(name, handler, runs, report)
   if not is_inline(handler) then return end
-  local shape, err = generation.check_shape(handler)
+  local shape, err = generation.check_shape(handler, runs)
   if not shape then report(('pool "%s": handler: %s'):format(name, err)) end
 end
 
@@ -258,15 +258,16 @@ end
 local function pool_of(judge, declaration, server, count)
   local report = reporter(judge.failures, declaration)
   local given = options_with_listen(judge, declaration, count, report)
-  check_inline_handler(declaration.name, given.handler, report)
+  check_inline_handler(declaration.name, given.handler, given.run ~= nil, report)
   local effective, explicit = options.validate_pool(declaration.name, given, report, server)
   local handler = effective.handler
   effective.handler = nil -- not plain; it stands beside the options
   if type(effective.on_listen) == "function" then effective.on_listen = M.INLINE_HOOK end
-  effective.parts = parts.plain(effective)
+  if effective.parts then effective.parts = parts.plain(effective) end
   return {
-    name = declaration.name, mode = "listen", line = declaration.line, file = declaration.file,
-    addresses = effective.listen or {}, handler = type(handler) == "string" and handler or nil,
+    name = declaration.name, mode = given.run ~= nil and "run" or "listen",
+    line = declaration.line, file = declaration.file, addresses = effective.listen or {},
+    handler = type(handler) == "string" and handler or nil,
     inline = is_inline(handler), options = effective, given = explicit,
   }
 end

@@ -23,6 +23,7 @@ local work = require "sockdrawer.work"
 local serving = {}
 
 ---@class sockdrawer.Serving
+---@field background sockdrawer.Background what pools with `run` are served by
 local Serving = {}
 Serving.__index = Serving
 
@@ -145,14 +146,14 @@ local function load_parts(self, change, name, wanted, find, scope)
   return loaded, around and pair(around, made) or made, code
 end
 
-local function load_generation(self, change, name, wanted)
+local function load_generation(self, change, name, wanted, runs)
   local handler, code, scope, loaded_parts, code_of_parts
   if wanted.inline then
     handler, code, scope = inline_handler(self, change, name, wanted)
   else
     handler, code, scope = module_handler(change, wanted, { pool = name, generation = wanted.number })
   end
-  local shape, err = generation.check_shape(handler)
+  local shape, err = generation.check_shape(handler, runs)
   if not shape then error({ text = err }, 0) end
   local find = code.env.require
   loaded_parts, scope, code_of_parts = load_parts(self, change, name, wanted, find, scope)
@@ -177,7 +178,7 @@ local function register(self, pool, loaded)
   if transport then loaded.fn = carrier.entry(pool, loaded.number, transport, loaded.fn) end
   pool.core:generation(loaded.number, asking.add({
     fn = loaded.fn, args = loaded.args,
-    finish = loaded.shape == "callbacks" and self.finish or nil,
+    finish = pool.runs and self.background.finish or loaded.shape == "callbacks" and self.finish or nil,
     always = loaded.shape == "callbacks",
   }, pool, loaded.number, loaded.parts))
   pool.generations[loaded.number] = loaded
@@ -200,9 +201,9 @@ end
 
 local function open_pool(self, state)
   local options = settings(state.options, state.revision)
-  options.name, options.index, options.loop = state.name, state.index, runtime.loop
+  options.name, options.index, options.loop, options.runs = state.name, state.index, runtime.loop, state.mode == "run"
   local pool = { name = state.name, index = state.index, generations = {}, listening = {}, doors = {} }
-  pool.core = core.pool(options)
+  pool.core, pool.runs = core.pool(options), options.runs
   pool.core:on_drained(function(number) self:_retire(pool, number) end)
   pool.core:on_event(function(err, rest)
     log.warn("accept_failed", { pool = pool.name, msg = ("%s: trying again in %g s"):format(err, rest) })
@@ -220,19 +221,30 @@ local function apply_level(pool, old, new)
   if new and new ~= (old or log.level()) then log.set_level(new, pool.name) end
 end
 
-local function apply_options(pool, options, revision)
+-- Who wants to know of each connection that has ended.
+local function hear_ends(self, pool)
+  local log_them = type(pool.options.log) == "table" and pool.options.log.connections
+  if not (log_them or pool.runs or pool.removed) then return pool.core:on_ended() end
+  pool.core:on_ended(function(row)
+    if log_them then log_ended(row) end
+    if pool.runs then self.background:over(row) end
+    if pool.removed then self:_forget_removed(pool) end
+  end)
+end
+
+local function apply_options(self, pool, options, revision)
   apply_level(pool, pool.options and level_of(pool.options), level_of(options))
   pool.options = options
   for _, loaded in pairs(pool.generations) do interpret(pool, loaded) end
   pool.core:configure(settings(options, revision))
-  pool.core:on_ended(type(options.log) == "table" and options.log.connections and log_ended or nil)
+  hear_ends(self, pool)
 end
 
 -- The two steps.
 
 local function load_code(self, change, entry, pool, wanted)
   if not wanted or pool and pool.generations[wanted.number] then return end
-  local loaded = load_generation(self, change, entry.state.name, wanted)
+  local loaded = load_generation(self, change, entry.state.name, wanted, entry.state.mode == "run")
   if pool then register(self, pool, loaded) end
   table.insert(entry.loaded, loaded)
 end
@@ -366,7 +378,7 @@ local function commit_pool(self, entry)
   local state = entry.state
   local pool = self.pools[state.name] or open_pool(self, state)
   local canary = state.canary and state.canary.number
-  apply_options(pool, state.options, state.revision)
+  apply_options(self, pool, state.options, state.revision)
   if state.live then live.settle(pool.core, state.live) end
   renew_args(pool, state.generation)
   renew_args(pool, state.canary)
@@ -386,7 +398,7 @@ local function commit_script(self, change)
   self.script.scope:commit()
 end
 
-local function forget_removed(self, pool)
+function Serving:_forget_removed(pool)
   if self.pools[pool.name] ~= pool or not pool.removed or pool.core:count() > 0 then return end
   self.pools[pool.name] = nil
   pool.core:close()
@@ -401,8 +413,8 @@ local function remove_pool(self, name)
   pool.removed = true
   doors.settle(pool)
   pool.core:dismiss()
-  pool.core:on_ended(function() forget_removed(self, pool) end)
-  forget_removed(self, pool)
+  hear_ends(self, pool)
+  self:_forget_removed(pool)
 end
 
 --- Makes a prepared change real. Nothing in here can fail any more.
@@ -472,7 +484,7 @@ function Serving:_retire(pool, number)
   cancel_scope(old)
   self:_collect()
   self.on_retired(pool.name, number)
-  forget_removed(self, pool)
+  self:_forget_removed(pool)
 end
 
 --- Tells what these pools began while they loaded that the end is near: sleeps of theirs answer "shutdown".

@@ -4,6 +4,7 @@
 -- only one thing by itself: when the channel ends, the supervisor is dead, and it drains and leaves.
 
 local core = require "sockdrawer.core"
+local background = require "sockdrawer.background"
 local cidr = require "sockdrawer.cidr"
 local doors = require "sockdrawer.doors"
 local drain = require "sockdrawer.drain"
@@ -279,8 +280,12 @@ function operations.close(self, params)
   local missing = {}
   if params.ids then rows, missing = named(rows, params.ids) end
   for _, row in ipairs(rows) do
-    row.conn:_note "cut"
-    row.conn:close { reset = params.reset }
+    if self.serving.pools[row.pool].runs then
+      row.conn:_cut "cut"
+    else
+      row.conn:_note "cut"
+      row.conn:close { reset = params.reset }
+    end
   end
   return { closed = #rows, missing = missing }
 end
@@ -304,6 +309,18 @@ end
 
 function operations.migrate(self, params)
   return migration.run(self.serving.pools[params.pool], params.deadline)
+end
+
+-- Background tasks: the supervisor says when one begins and when it is to end.
+
+function operations.task_start(self, params)
+  self.serving.background:start(params)
+  return true
+end
+
+function operations.task_stop(self, params)
+  self.serving.background:stop(params.serial, params.deadline)
+  return true
 end
 
 -- Ending.
@@ -428,6 +445,7 @@ function worker.start(channel, options)
   self.serving = serving.new(function(pool, number)
     self.peer:cast("drained_generation", { pool = pool, generation = number })
   end, report)
+  self.serving.background = background.new(self.serving, function(op, params) self.peer:cast(op, params) end)
   migration.pools = self.serving.pools
   runtime.limits_of = function(name)
     local pool = self.serving.pools[name]

@@ -26,7 +26,7 @@ describe("a change", function()
     calls = {}
     instance = {
       state = "ready", spec = { server = { load_timeout = 5 } }, max_pools = 8, leaving = {},
-      listeners = { rebalance = function() end },
+      listeners = { rebalance = function() end }, background = { settle = function() return {} end },
       scoreboard = { numbers = {}, pool_open = function() end },
     }
     function instance.scoreboard:pool_set(_, values) table.insert(self.numbers, values.generation) end

@@ -232,6 +232,22 @@ describe("options", function()
       assert.same({}, messages)
     end)
 
+    it("are few beside run", function()
+      messages = {}
+      local given = { run = 2, handler = "h", args = { a = 1 }, restart = { max = 1 }, limits = { mailbox = 7 } }
+      local effective, explicit = options.validate_pool("p", given, report, server { loops = 4, drain = 3 })
+      assert.same({}, messages)
+      assert.same({
+        run = 2, handler = "h", args = { a = 1 }, restart = { max = 1, within = 10 }, limits = { mailbox = 7 },
+        drain = { delay = 0, deadline = 3 }, log = { level = "info", connections = false },
+      }, effective)
+      assert.is_true(explicit["limits.mailbox"])
+      options.validate_pool("p", { run = "each", handler = "h", acceptors = 2, limits = { line = 9 } }, report)
+      says("acceptors = 2: a pool with run accepts nothing", "limits.line = 9: a pool with run accepts nothing")
+      options.validate_pool("p", { run = 1.5, handler = "h" }, report)
+      says 'run = 1.5: allowed is a whole number from 1 to 1024, or "each" for one on every loop'
+    end)
+
     it("give the handler a copy of args, so that scripts cannot change them later", function()
       local args = { list = { 1 } }
       local effective = pool { args = args }

@@ -171,6 +171,8 @@ describe("the types for editors", function()
       local task, timer = sd.spawn(function() end), sd.after(60, function() end)
       assert.same(methods_of(task, { begin = true }), names_of(classes["sockdrawer.Task"].functions))
       assert.same(methods_of(timer), names_of(classes["sockdrawer.Timer"].functions))
+      local run_task = require("sockdrawer.background").methods
+      assert.same(public(run_task), names_of(classes["sockdrawer.RunTask"].functions))
       assert.is_string(task.id)
     end)
     with_connection(function(conn)

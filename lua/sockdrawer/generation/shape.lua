@@ -99,10 +99,14 @@ end
 
 --- Is this a handler, and of which shape?
 ---@param value any what a module returned
+---@param runs boolean|nil it is for a pool with `run`
 ---@return "function"|"callbacks"|nil
 ---@return string|nil err everything that is wrong
-function M.check(value)
+function M.check(value, runs)
   if type(value) == "function" then return "function" end
+  if runs and type(value) == "table" then
+    return nil, "a pool with run needs a function(task, args, state), not a table of callbacks"
+  end
   if type(value) ~= "table" then
     local what = value == true and "true (does the module return it?)" or "a " .. type(value)
     return nil, "a handler is a function or a table of callbacks, not " .. what

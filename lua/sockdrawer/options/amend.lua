@@ -59,7 +59,8 @@ end
 function amend.pool(spec, overlay, server, args)
   local given = given_of(spec.options, spec.given)
   given.args = plain.copy(args or given.args)
-  given.handler, given.listen = spec.handler or "inline", plain.copy(spec.addresses)
+  given.handler = spec.handler or "inline"
+  if spec.mode ~= "run" then given.listen = plain.copy(spec.addresses) end
   lay_over(given, overlay)
   local effective, err, data = judge(validate_pool, given, spec.name, server)
   if not effective then return nil, err, data end

@@ -155,12 +155,15 @@ function assignments.over(below, above)
   return merged
 end
 
+-- Where handlers get their work from, and what they get, is no matter of defaults.
+local WITHOUT_DEFAULT = { plain = true, run = true }
+
 --- The overlay that puts each option of a pool back to its default, as far as it can change at run time at all.
 ---@return table
 function assignments.all_defaults()
   local out = {}
   for _, row in ipairs(rows.pool) do
-    if not row.later and row[2] ~= "plain" then spread(rows.pool, row[1], nil, out) end
+    if not row.later and not WITHOUT_DEFAULT[row[2]] then spread(rows.pool, row[1], nil, out) end
   end
   for key in pairs(out) do
     if paths.fixed(rows.pool, key) then out[key] = nil end

@@ -9,7 +9,7 @@ local M = {}
 ---@class sockdrawer.Walk
 ---@field report fun(message: string)
 ---@field path string what stands before a key in a message: "timeouts."
----@field context table given to defaults that are functions
+---@field context table given to defaults that are functions; `runs`: nothing is accepted, so no key about that fits
 ---@field inherited table|nil defaults that beat those of the rows
 ---@field refused nil|fun(key: string): string|nil why a key is unknown on purpose
 ---@field explicit table<string, true> the key paths that the user wrote
@@ -85,7 +85,13 @@ local function nested(row, value, walk)
   })
 end
 
+local NOTHING_ACCEPTED = "a pool with run accepts nothing"
+
 local function value_of(row, value, walk)
+  if row.accepts and walk.context.runs then
+    if value ~= nil then refuse(walk, row, value, NOTHING_ACCEPTED) end
+    return nil
+  end
   if row.later then
     if value ~= nil then refuse(walk, row, value, later.text(row.later)) end
     return nil

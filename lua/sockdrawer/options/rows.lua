@@ -11,6 +11,7 @@
 --   fixed     why it cannot change in a running instance
 --   at_open   it is decided when an address is opened, so a change opens the addresses anew
 --   later     the stage that brings it: known by name, refused until then
+--   accepts   it is about connections that are accepted: refused beside `run`
 
 local YEAR = 365 * 86400
 local MAX_SIZE = 2 ^ 30
@@ -92,7 +93,7 @@ local timeouts = {
 }
 
 local function size(key, default, help, off)
-  return { key, "size", default, min = 1, max = MAX_SIZE, off = off, unit = "bytes", help = help }
+  return { key, "size", default, min = 1, max = MAX_SIZE, off = off, unit = "bytes", accepts = true, help = help }
 end
 
 local limits = {
@@ -102,7 +103,7 @@ local limits = {
   size("write_high", 64 * 1024, "with more queued, write waits", true),
   size("write_low", 16 * 1024, "until no more than this is queued"),
   size("write_max", 1024 * 1024, "queued by those that never wait", true),
-  { "mailbox", "count", 1000, min = 1, max = 1e9, off = true, help = "messages waiting for a connection" },
+  { "mailbox", "count", 1000, min = 1, max = 1e9, off = true, help = "messages waiting for a connection or task" },
 }
 
 local socket = {
@@ -180,33 +181,35 @@ local pool = {
   { "listen", "addresses", fixed = "relisten changes it", help = "where connections come from" },
   { "connect", later = 7, help = "where connections go to" },
   { "size", later = 7, help = "how many of them" },
-  { "run", later = 3, help = "background tasks: 1 in the instance, or \"each\" loop" },
-  { "handler", "handler", fixed = "swap changes it", help = "what serves a connection" },
+  { "run", "run", help = "background tasks in place of connections: so many in the instance, or one on \"each\" loop" },
+  { "handler", "handler", fixed = "swap changes it", help = "what serves a connection, or what a task runs" },
   { "args", "plain", function() return {} end, help = "what the handler is given" },
-  { "acceptors", "count", one_per_loop, max = 1024, help = "accept slots over the loops; 0: bound, not accepting" },
+  { "acceptors", "count", one_per_loop, max = 1024, accepts = true,
+    help = "accept slots over the loops; 0: bound, not accepting" },
   { "listen_sockets", "count", nil, min = 1, max = 1024, at_open = true,
-    help = "per address; default: one per loop (1 for unix:, fd:, systemd:)" },
-  { "binding", "binding", "auto", help = "which loop gets a connection" },
-  { "max_connections", "count", 10000, max = 1e9, off = true, help = "over all loops" },
-  { "when_full", "when_full", "backlog", help = "what becomes of a connection above it" },
-  { "timeouts", "table", rows = timeouts, help = "seconds; false is off" },
+    accepts = true, help = "per address; default: one per loop (1 for unix:, fd:, systemd:)" },
+  { "binding", "binding", "auto", accepts = true, help = "which loop gets a connection" },
+  { "max_connections", "count", 10000, max = 1e9, off = true, accepts = true, help = "over all loops" },
+  { "when_full", "when_full", "backlog", accepts = true, help = "what becomes of a connection above it" },
+  { "timeouts", "table", rows = timeouts, accepts = true, help = "seconds; false is off" },
   { "limits", "table", rows = limits, help = "bytes; false is unlimited" },
-  { "rates", "table", rows = rates, off = true, help = "limits of coming, over all loops" },
-  { "allow", "networks", false, off = true, help = "networks that may connect, and no others" },
-  { "deny", "networks", false, off = true, help = "networks that may not, be they allowed" },
-  { "socket", "table", rows = socket, refused = engines_own, help = "socket options by name" },
+  { "rates", "table", rows = rates, off = true, accepts = true, help = "limits of coming, over all loops" },
+  { "allow", "networks", false, off = true, accepts = true, help = "networks that may connect, and no others" },
+  { "deny", "networks", false, off = true, accepts = true, help = "networks that may not, be they allowed" },
+  { "socket", "table", rows = socket, refused = engines_own, accepts = true, help = "socket options by name" },
   { "tls", later = 5, help = "certificates and protocol" },
   { "proxy_protocol", later = 5, help = "addresses that a trusted proxy reports" },
   { "drain", "table", rows = drain, shorthand = "deadline", inherits = true, help = "how draining goes" },
-  { "restart", "table", rows = restart, help = "for acceptors" },
+  { "restart", "table", rows = restart, help = "for the tasks of a pool with run; for on_failure" },
   { "log", "table", rows = pool_log, inherits = true, help = "what is written to stderr" },
   { "preemptible", "boolean", false,
     help = "its code is not compiled, and a handler that holds its loop for `stall` gets an error" },
-  { "alarms", "alarms", false, off = true, help = "functions that are called when there are many connections" },
+  { "alarms", "alarms", false, off = true, accepts = true,
+    help = "functions that are called when there are many connections" },
   { "on_listen", "hook", fixed = "it is code: change the script and reload",
-    help = "called with each listen socket before it accepts; an error closes them all" },
+    accepts = true, help = "called with each listen socket before it accepts; an error closes them all" },
   { "parts", "table", rows = parts, fixed = "it is code: change the script and reload, or swap",
-    help = "code in place of the pool's own" },
+    accepts = true, help = "code in place of the pool's own" },
 }
 
 -- The launcher's own options that are options of the instance too. `key` is where they go in sd.server.

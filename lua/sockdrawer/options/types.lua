@@ -121,6 +121,15 @@ M.binding = {
   end,
 }
 
+-- How many background tasks.
+M.run = {
+  parse = function(value)
+    if value == "each" then return value end
+    if is_number(value) and value % 1 == 0 and value >= 1 and value <= 1024 then return value end
+  end,
+  allowed = function() return 'a whole number from 1 to 1024, or "each" for one on every loop' end,
+}
+
 M.when_full = {
   parse = when_full.parse,
   allowed = function() return when_full.allowed end,

@@ -1,5 +1,6 @@
 --- Booting an instance, step by step: script, lock, sockets, workers, ready. Methods of the instance.
 
+local background = require "sockdrawer.supervisor.background"
 local activation = require "sockdrawer.supervisor.activation"
 local core = require "sockdrawer.core"
 local change = require "sockdrawer.supervisor.change"
@@ -92,7 +93,7 @@ end
 --- The parts that remember, with nothing in them yet.
 function Instance:make_memory()
   self.pools, self.listeners, self.changes = pools.new(self), listeners.new(self), change.new(self)
-  self.watch, self.isolation = watch.new(self), isolation.new(self)
+  self.watch, self.isolation, self.background = watch.new(self), isolation.new(self), background.new(self)
 end
 
 function Instance:_make_parts()
@@ -147,6 +148,8 @@ function Instance:_serve(answer)
   if ok then ok, err = self:_start_workers() end
   if not ok then return nil, err end
   self.listeners:rebalance(true)
+  self.background:settle()
+  self.background:wait_placed()
   self.loaders.keeps_spare = true
   self.loaders:keep_ready()
   return true

@@ -20,6 +20,9 @@ end
 ---@param wanted table|nil
 ---@return string|nil
 function canary.refusal(pool, wanted)
+  if wanted and pool.mode == "run" then
+    return ("pool %s has no connections that a canary could have a share of"):format(pool.name)
+  end
   if wanted and pool.state == "failed" then
     return ("pool %s is failed: swap its code for all connections, then resume it"):format(pool.name)
   end

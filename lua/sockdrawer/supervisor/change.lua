@@ -283,8 +283,9 @@ end
 --- Brings a plan about, or answers why not; then everything is as it was.
 ---@param plan { entries: { pool: table, generation: table, fresh: boolean|nil }[], remove: table[]|nil,
 ---  script: table|nil, settings: table|nil,
----  revive: table[]|nil, cause: string, who: table|nil, decided: fun(entry: table)|nil,
----  after_decision: fun()|nil } settings: what settings.plan has answered
+---  revive: table[]|nil, deadlines: table<table, number|false>|nil, cause: string, who: table|nil,
+---  decided: fun(entry: table)|nil, after_decision: fun()|nil } settings: what settings.plan has answered;
+---  deadlines: for background tasks that it ends, by pool. `plan.ending` then says which have yet to end
 ---@return table<string, integer>|nil kept connections per pool that stay on older code, string|nil err, table|nil data
 function Changes:apply(plan)
   plan.remove = plan.remove or {}
@@ -310,6 +311,7 @@ function Changes:apply(plan)
   local kept = self:_confirm(id, plan, ready)
   settings.commit_effects(self.instance, effects)
   if plan.concerns_workers then self:_catch_up_others(plan, ready) end
+  plan.ending = self.instance.background:settle(plan.deadlines)
   return kept
 end
 

@@ -88,6 +88,7 @@ function Workers:enlist(worker, place)
   self.order[place or #self.order + 1] = worker.loop
   self.engine:adopt_child(self:_child(worker.loop), worker)
   if worker.state == "gone" then self.engine:exited(worker.loop, "gone") end
+  self.instance.background:settle()
 end
 
 -- ---------------------------------------------------------------- going
@@ -119,6 +120,7 @@ function Workers:retire(worker, deadline)
   worker.retired, worker.restarts = true, self.engine:release_child(worker.loop)
   if worker.state == "gone" then return end
   if worker.state ~= "stuck" then self:set_state(worker, "draining") end
+  self.instance.background:settle()
   self:see_off(worker)
 end
 

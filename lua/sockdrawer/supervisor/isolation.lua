@@ -60,12 +60,13 @@ function Isolation:revive(pool)
   local listeners = self.instance.listeners
   local sockets, err = listeners:prepare(pool, pool.closed_at or pool.spec.addresses, pool.options)
   if not sockets then return nil, err end
+  if pool.tasks then self.instance.background:reset(pool) end
   local ok, why, data = self.instance.changes:apply { entries = {}, revive = { pool }, cause = "resume" }
   if not ok then
     listeners:abort(sockets)
     return nil, why, data
   end
-  pool.failure, pool.closed_at = nil, nil
+  pool.failure, pool.closed_at, pool.gave_up = nil, nil, nil
   listeners:commit(sockets)
   return true
 end

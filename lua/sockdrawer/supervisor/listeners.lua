@@ -133,6 +133,7 @@ end
 --- How many accept slots a pool has.
 ---@return integer
 function Listeners:acceptors(pool)
+  if pool.mode == "run" then return 0 end
   return pool.options.acceptors or self.instance.loops
 end
 

@@ -95,6 +95,8 @@ end
 
 --- Opens the sockets of a pool anew, at other addresses or the same.
 function listening.relisten(instance, params, who)
+  local named = instance.pools.by_name[params.pool]
+  if named and named.mode == "run" then return nil, ("pool %s runs tasks: it has no addresses"):format(named.name) end
   local given
   if params.addresses then
     local wrong
@@ -121,30 +123,52 @@ local function state_of(pool)
   return { pool = pool.name, state = pool.state, addresses = listeners.addresses(pool) }
 end
 
+-- Background tasks end; what they hand over with `become` is kept for the time when they begin again.
+local function suspend_tasks(instance, pool, mode)
+  if mode ~= "hold" then return nil, ("pool %s has nothing to %s: use --mode hold"):format(pool.name, mode) end
+  pool.state = "held"
+  return state_of(pool), nil, instance.background:settle()
+end
+
+local function suspend(instance, pool, mode)
+  if pool.state == STATE_OF_MODE[mode] then return state_of(pool) end
+  if pool.mode == "run" then return suspend_tasks(instance, pool, mode) end
+  local ok, err, data = instance.listeners[mode](instance.listeners, pool)
+  if not ok then return nil, err, data end
+  return state_of(pool)
+end
+
 --- Accepts nothing for a while; what is open goes on.
-function listening.suspend(instance, params)
-  local mode = params.mode or "hold"
-  return change(instance, "suspend", params, function(pool)
-    if pool.state == STATE_OF_MODE[mode] then return state_of(pool) end
-    local ok, err, data = instance.listeners[mode](instance.listeners, pool)
-    if not ok then return nil, err, data end
-    return state_of(pool)
+function listening.suspend(instance, params, who)
+  local result, err, data = change(instance, "suspend", params, function(pool)
+    return suspend(instance, pool, params.mode or "hold")
   end)
+  if not result then return nil, err, data end
+  local pool = instance.pools.by_name[params.pool]
+  if pool and data then result.cut = instance.background:follow(pool, data[pool], who).cut end
+  return result
 end
 
 local function again(instance, pool)
   if pool.state == "failed" then return instance.isolation:revive(pool) end
-  return instance.listeners:resume(pool)
+  if pool.mode ~= "run" then return instance.listeners:resume(pool) end
+  pool.state = "accepting"
+  instance.background:reset(pool)
+  instance.background:settle()
+  return true
 end
 
 --- Accepts again.
 function listening.resume(instance, params)
-  return change(instance, "resume", params, function(pool)
-    if pool.state == "accepting" then return state_of(pool) end
-    local ok, err, data = again(instance, pool)
-    if not ok then return nil, err, data end
+  local result, err, data = change(instance, "resume", params, function(pool)
+    if pool.state == "accepting" and pool.mode ~= "run" then return state_of(pool) end
+    local ok, wrong, more = again(instance, pool)
+    if not ok then return nil, wrong, more end
     return state_of(pool)
   end)
+  local pool = result and instance.pools.by_name[params.pool]
+  if pool and pool.mode == "run" then instance.background:wait_placed(pool) end
+  return result, err, data
 end
 
 return listening

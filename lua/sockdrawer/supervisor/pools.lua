@@ -36,6 +36,7 @@ function pools.draft(spec)
   return {
     name = spec.name, spec = spec, options = spec.options, overlay = {}, revision = 1, mode = spec.mode,
     state = "accepting", generations = {}, current = nil, last_number = 0, groups = {}, leaving = {},
+    tasks = spec.mode == "run" and {} or nil,
   }
 end
 

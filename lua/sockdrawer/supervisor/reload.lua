@@ -38,8 +38,10 @@ function reload.complete(answer)
     code.module, code.inline = spec.handler, spec.inline or false
     if code.inline then code.script = answer.snapshot end
     answer.handlers[spec.name] = code
-    if #(spec.addresses or {}) == 0 and code.default_listen then spec.addresses = { code.default_listen } end
-    spec.options.listen = spec.addresses
+    if spec.mode ~= "run" then
+      if #(spec.addresses or {}) == 0 and code.default_listen then spec.addresses = { code.default_listen } end
+      spec.options.listen = spec.addresses
+    end
   end
 end
 
@@ -91,7 +93,17 @@ local function changed_entries(instance, diff, answer, reset)
   return entries
 end
 
-local function refusal(instance, diff)
+local function other_mode(instance, answer)
+  for _, spec in ipairs(answer.spec.pools) do
+    local pool = instance.pools.by_name[spec.name]
+    if pool and pool.mode ~= spec.mode then
+      local text = "pool %s has %s, and cannot get %s in its place while the instance runs: give it another name"
+      return text:format(pool.name, pool.mode, spec.mode)
+    end
+  end
+end
+
+local function refusal(instance, diff, answer)
   if #diff.fixed > 0 then
     local verb = #diff.fixed == 1 and "cannot" or "can none of them"
     return ("%s %s change while the instance runs"):format(table.concat(diff.fixed, ", "), verb)
@@ -99,6 +111,7 @@ local function refusal(instance, diff)
   for _, spec in ipairs(diff.added) do
     if instance.leaving[spec.name] then return ("pool %s is still draining"):format(spec.name) end
   end
+  return other_mode(instance, answer)
 end
 
 -- ---------------------------------------------------------------- applying it
@@ -234,25 +247,28 @@ local function apply(instance, params, who, answer, diff, started)
   for _, key in ipairs(result.ignored) do
     log.warn("reload_ignored", { msg = key .. " has changed, but cannot change in a running instance" })
   end
-  return result
+  return result, nil, plan.ending
 end
 
 --- Evaluates the script again and applies the difference.
 ---@return table|nil result, string|nil err, table|nil data
 function reload.reload(instance, params, who)
   local started = core.now()
-  return instance.changes:alone("reload", params.wait, function()
+  local done, failure, more = instance.changes:alone("reload", params.wait, function()
     if not params.dry_run then instance.notify:reloading() end
     local answer, err, data = reload.evaluate(instance)
     local result
     if answer then
       local diff = difference.specs(settings.script_of(instance), answer.spec)
-      err = refusal(instance, diff)
+      err = refusal(instance, diff, answer)
       if not err then result, err, data = apply(instance, params, who, answer, diff, started) end
     end
     if not params.dry_run and instance.state == "ready" then instance.notify:say "READY=1" end
     return result, err, data
   end)
+  if not done then return nil, failure, more end
+  done.cut = instance.background:follow_all(more, who).cut
+  return done
 end
 
 return reload

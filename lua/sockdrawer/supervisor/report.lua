@@ -7,6 +7,7 @@ local core = require "sockdrawer.core"
 local holding = require "sockdrawer.supervisor.holding"
 local listeners = require "sockdrawer.supervisor.listeners"
 local pools = require "sockdrawer.supervisor.pools"
+local task_rows = require "sockdrawer.supervisor.task_rows"
 
 local report = {}
 
@@ -67,7 +68,7 @@ function report.pool(instance, pool)
     accepted = counts.accepted, closed = counts.closed, rejected = counts.rejected, preempted = counts.preempted,
     rejected_by = counts.rejected_by, part_errors = counts.part_errors,
     handler = handler_name(pool.generations[pool.current]), canary = canary.view(pool),
-    rolled_back = pool.rolled_back,
+    rolled_back = pool.rolled_back, failure = pool.failure, tasks = pool.tasks and task_rows.counts(pool),
   }
 end
 
@@ -110,7 +111,8 @@ function report.options_of(pool)
   local options = {}
   for key, value in pairs(pool.options) do options[key] = value end
   local generation = pool.generations[pool.current]
-  options.handler, options.args, options.listen = handler_name(generation), generation.args, listeners.addresses(pool)
+  options.handler, options.args = handler_name(generation), generation.args
+  if pool.mode ~= "run" then options.listen = listeners.addresses(pool) end
   return options
 end
 
@@ -133,7 +135,7 @@ function report.info(instance, params)
   row.digest, row.started = generation.digest, generation.started
   row.script = instance.script and instance.script.number
   row.can_roll_back = pool.previous ~= nil or pool.canary ~= nil
-  row.binding = binding_of(instance, pool)
+  if pool.mode == "run" then row.background = task_rows.of(pool) else row.binding = binding_of(instance, pool) end
   return row
 end
 

@@ -40,9 +40,10 @@ local function apply(instance, pool, assigned, who, cause, reach_open)
   local row = pool and settings.row_of(plan, pool)
   if row and reach_open then row.live = live.of(assigned, row.options) end
   local changed = row and row.changed or plan.changed
-  local ok, failure, details = instance.changes:apply { entries = {}, settings = plan, cause = cause, who = who }
+  plan = { entries = {}, settings = plan, cause = cause, who = who }
+  local ok, failure, details = instance.changes:apply(plan)
   if not ok then return nil, failure, details end
-  return { pool = pool and pool.name, changed = changed }
+  return { pool = pool and pool.name, changed = changed }, nil, plan.ending
 end
 
 -- What is assigned, as far as it can be.
@@ -55,13 +56,16 @@ local function read(instance, pool, params)
 end
 
 local function run(instance, verb, params, who, begin_with)
-  return instance.changes:alone(verb, params.wait, function()
+  local result, failure, more = instance.changes:alone(verb, params.wait, function()
     local pool, err = find_pool(instance, params.pool)
     if err then return nil, err end
     local assigned, wrong = read(instance, pool, params)
     if not assigned then return nil, wrong end
     return apply(instance, pool, assignments.over(begin_with or {}, assigned), who, verb, params.live)
   end)
+  if not result then return nil, failure, more end
+  instance.background:follow_all(more, who)
+  return result
 end
 
 --- Changes single options; the others stay.

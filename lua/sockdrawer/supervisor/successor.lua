@@ -150,6 +150,7 @@ local function go_on(instance)
     end
     if #pool.leaving > 0 then instance.listeners:empty(pool, { unpack(pool.leaving) }) end
   end
+  instance.background:settle()
   for trial in pairs(trials) do probation.begin(instance, trial, swap) end
   for _, worker in ipairs(instance.workers:retired()) do instance.workers:see_off(worker) end
   core.spawn(function() instance.watch:run() end):detach()

@@ -38,7 +38,7 @@ local function job_of(instance, pool, module, wanted)
   if wanted == nil then wanted = current.parts end
   return "module", {
     pool = pool.name, module = name, args = current.args, folder = instance.folder,
-    parts = wanted or nil,
+    parts = wanted or nil, runs = pool.mode == "run",
     script_path = instance.script_path, script_args = instance.script_args, path = instance.spec.path,
     cpath = instance.spec.cpath,
   }, name
@@ -101,8 +101,7 @@ local function deadline_of(pool, params)
 end
 
 -- The old code's connections are asked to end; by then the change is done, and the next one may begin.
-local function drain_old(instance, entries, params, result)
-  local rows = result.pool and { result } or result
+local function drain_old(instance, entries, params, rows)
   local calls = {}
   for i, entry in ipairs(entries) do
     calls[i] = function()
@@ -112,14 +111,19 @@ local function drain_old(instance, entries, params, result)
       }
     end
   end
-  local outcomes, cut = sync.all(calls), 0
+  local outcomes = sync.all(calls)
   for i, row in ipairs(rows) do
     local outcome = outcomes[i][1] or { finished = 0, cut = 0 }
     row.finished, row.cut, row.kept = outcome.finished, outcome.cut, 0
-    cut = cut + outcome.cut
   end
-  if not result.pool then result.cut = cut end
-  return result
+end
+
+local function total_cut(rows)
+  local cut
+  for _, row in ipairs(rows) do
+    if row.cut then cut = (cut or 0) + row.cut end
+  end
+  return cut
 end
 
 -- One pool, all workers: how many connections went along, could not, stayed.
@@ -139,8 +143,7 @@ local function migrate_pool(instance, entry, deadline)
 end
 
 -- By now the new code is live; what follows is only about connections.
-local function migrate_old(instance, entries, params, result)
-  local rows = result.pool and { result } or result
+local function migrate_old(instance, entries, params, rows)
   local calls = {}
   for i, entry in ipairs(entries) do
     calls[i] = function() return migrate_pool(instance, entry, params.deadline) end
@@ -149,16 +152,52 @@ local function migrate_old(instance, entries, params, result)
   for i, row in ipairs(rows) do
     for key, value in pairs(outcomes[i][1] or {}) do row[key] = value end
   end
-  return result
+end
+
+-- Background tasks are replaced whatever the mode: the next one begins when the one before it has ended.
+local function replace_tasks(instance, entry, who, params, row)
+  local outcome = instance.background:follow(entry.pool, entry.ending, who, params.deadline)
+  row.finished, row.cut, row.kept = outcome.finished, outcome.cut, 0
 end
 
 local AFTERWARDS = { drain = drain_old, migrate = migrate_old }
 
+local function those_that(entries, rows, runs)
+  local some, their = { withdraw = entries.withdraw }, {}
+  for i, entry in ipairs(entries) do
+    if (entry.pool.mode == "run") == runs then
+      table.insert(some, entry)
+      table.insert(their, rows[i])
+    end
+  end
+  return some, their
+end
+
+-- What is done about those who are on the old code, when the new one is live.
+local function afterwards(instance, entries, params, who, mode, result)
+  local rows = result.pool and { result } or result
+  local tasks, task_rows = those_that(entries, rows, true)
+  local connections, connection_rows = those_that(entries, rows, false)
+  local calls = {}
+  for i, entry in ipairs(tasks) do
+    calls[i] = function() replace_tasks(instance, entry, who, params, task_rows[i]) end
+  end
+  if AFTERWARDS[mode] and #connections > 0 then
+    calls.connections = function() AFTERWARDS[mode](instance, connections, params, connection_rows) end
+  end
+  sync.all(calls)
+  if not result.pool then result.cut = total_cut(rows) end
+  return result
+end
+
 -- Entries that only take canaries back have nothing to load, so nobody is asked first.
-local function bring_about(instance, entries, plan)
-  plan.entries = entries
+local function bring_about(instance, entries, deadline, plan)
+  plan.entries, plan.deadlines = entries, {}
   if entries.withdraw then return instance.changes:withdraw(plan) end
-  return instance.changes:apply(plan)
+  for _, entry in ipairs(entries) do plan.deadlines[entry.pool] = deadline end
+  local kept, err, data = instance.changes:apply(plan)
+  for _, entry in ipairs(kept and entries or {}) do entry.ending = plan.ending[entry.pool] end
+  return kept, err, data
 end
 
 local function decided_by(instance, trial)
@@ -178,15 +217,15 @@ local function run(instance, params, who, how, make_entries)
     local why, more
     entries, why, more = make_entries(list)
     if not entries then return nil, why, more end
-    local kept, failure, details = bring_about(instance, entries, {
+    local kept, failure, details = bring_about(instance, entries, params.deadline, {
       cause = how.cause or how.verb, who = who, decided = decided_by(instance, how.trial),
     })
     if not kept then return nil, failure, details end
     if how.trial then probation.begin(instance, how.trial, swap) end
     return result_of(entries, mode, kept, started)
   end)
-  if result and AFTERWARDS[mode] then return AFTERWARDS[mode](instance, entries, params, result) end
-  return result, failed, data
+  if result then return afterwards(instance, entries, params, who, mode, result) end
+  return nil, failed, data
 end
 
 local function refusal(list, wanted)

@@ -68,7 +68,9 @@ function Watch:_free_again(worker)
   self.instance.workers:set_state(worker, worker.retired and "draining" or "running")
   if worker.retired then return self.instance.listeners:rebalance() end
   core.spawn(function()
-    if self.instance.workers:catch_up(worker) then self.instance.listeners:rebalance() end
+    if not self.instance.workers:catch_up(worker) then return end
+    self.instance.listeners:rebalance()
+    self.instance.background:settle()
   end):detach()
 end
 

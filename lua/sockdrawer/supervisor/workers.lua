@@ -93,6 +93,8 @@ local function handlers_of(self, worker)
     drained_generation = function(params)
       instance.pools:released(params.pool, params.generation, worker)
     end,
+    task_began = function(params) instance.background:began(worker, params) end,
+    task_ended = function(params) instance.background:ended(worker, params) end,
     -- Said in advance: whoever dies of it can say nothing any more.
     loading = function(params) worker.loading = params.pool end,
     failed = function(op, err)
@@ -216,6 +218,7 @@ function Workers:_running(worker)
   log.info("worker_running", { loop = worker.loop, pid = worker.pid })
   worker.ran:resolve(true)
   self.instance.listeners:rebalance()
+  self.instance.background:settle()
   self:_settle_start()
 end
 
@@ -336,6 +339,7 @@ function Workers:_gone(worker, status)
     log_death(worker, before, reason, lost, holding.origin(instance, worker, slot))
     probation.blame(instance, slot, ("worker %d died: %s"):format(worker.loop, reason))
   end
+  instance.background:worker_gone(worker, slot, reason)
   worker.ran:resolve(nil, reason)
   self:_judge(worker, before, reason)
   self.engine:exited(worker.loop, reason)

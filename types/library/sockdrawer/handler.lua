@@ -5,6 +5,9 @@
 
 ---@alias sockdrawer.HandlerFunction fun(conn: sockdrawer.Conn, args: table)
 
+--- What a task of a pool with `run` runs. The state is what one before it has left with `task:become`.
+---@alias sockdrawer.TaskFunction fun(task: sockdrawer.RunTask, args: table, state: any)
+
 --- A pool's `on_listen`: `false`, or nil and a reason, or a raise closes what was opened.
 ---@alias sockdrawer.ListenHook fun(socket: sockdrawer.ListenSocket): boolean|nil, string|nil
 

@@ -122,7 +122,7 @@
 ---@field write_high? integer|string|false|"infinity" with more queued, write waits (bytes); default: 65536
 ---@field write_low? integer|string until no more than this is queued (bytes); default: 16384
 ---@field write_max? integer|string|false|"infinity" queued by those that never wait (bytes); default: 1048576
----@field mailbox? integer|false|"infinity" messages waiting for a connection; default: 1000
+---@field mailbox? integer|false|"infinity" messages waiting for a connection or task; default: 1000
 
 ---@class sockdrawer.PoolSettings.rates.accept
 ---@field rate? number|false|"infinity" so many are accepted; more wait in the kernel (a second); default: off
@@ -186,6 +186,7 @@
 
 ---@class sockdrawer.PoolSettings
 ---@field listen? string|string[] where connections come from
+---@field run? integer|"each" background tasks in place of connections: so many in the instance, or one on "each" loop
 ---@field args? table what the handler is given
 ---@field acceptors? integer accept slots over the loops; 0: bound, not accepting
 ---@field listen_sockets? integer per address; default: one per loop (1 for unix:, fd:, systemd:)
@@ -199,7 +200,7 @@
 ---@field deny? string|string[]|false|"infinity" networks that may not, be they allowed; default: off
 ---@field socket? sockdrawer.PoolSettings.socket socket options by name
 ---@field drain? sockdrawer.PoolSettings.drain|number|false|"infinity" how draining goes; default: the server's
----@field restart? sockdrawer.PoolSettings.restart for acceptors
+---@field restart? sockdrawer.PoolSettings.restart for the tasks of a pool with run; for on_failure
 ---@field log? sockdrawer.PoolSettings.log what is written to stderr; default: the server's
 ---@field preemptible? boolean its code is not compiled, and a handler that holds its loop for `stall` gets an error; default: false
 ---@field alarms? table<string, sockdrawer.Alarm>|false|"infinity" functions that are called when there are many connections; default: off
@@ -207,5 +208,4 @@
 ---@field parts? sockdrawer.PoolSettings.parts code in place of the pool's own
 
 ---@class sockdrawer.PoolOptions: sockdrawer.PoolSettings
----@field listen string|string[] where connections come from
----@field handler string|sockdrawer.Handler what serves a connection: the name of a module, or it itself
+---@field handler string|sockdrawer.Handler|sockdrawer.TaskFunction what serves a connection, or what a task of a pool with run runs: the name of a module, or it itself

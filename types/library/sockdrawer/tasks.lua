@@ -58,6 +58,32 @@ function channel:close() end
 ---@return integer count
 function channel:count() end
 
+--- A background task of a pool with `run`, as its function is given it.
+---@class sockdrawer.RunTask
+---@field id string of the task: what sd.self() gives, and others use with sd.send
+---@field pool string
+---@field generation integer of its code
+---@field loop integer where it runs
+local run_task = {}
+
+--- Whether it is to end: it is drained, stopped, suspended, replaced by newer code, or its loop leaves service. The
+--- first sd.sleep or sd.receive after that, or the one it is in, answers nil, "shutdown"; at its pool's drain deadline
+--- it is cut.
+---@return "shutdown"?
+function run_task:stopped() end
+
+--- Whether newer code is live.
+---@return boolean
+function run_task:outdated() end
+
+--- Ends here. The one that takes its place gets the state, wherever it runs and with whatever code. Does not return.
+---@param state? any plain data
+function run_task:become(state) end
+
+--- How long it has been running.
+---@return number seconds
+function run_task:age() end
+
 ---@class sockdrawer.Timer
 local timer = {}
 
