@@ -239,7 +239,7 @@ describe("options", function()
       assert.same({}, messages)
       assert.same({
         run = 2, handler = "h", args = { a = 1 }, restart = { max = 1, within = 10 }, limits = { mailbox = 7 },
-        drain = { delay = 0, deadline = 3 }, log = { level = "info", connections = false },
+        preemptible = false, drain = { delay = 0, deadline = 3 }, log = { level = "info", connections = false },
       }, effective)
       assert.is_true(explicit["limits.mailbox"])
       options.validate_pool("p", { run = "each", handler = "h", acceptors = 2, limits = { line = 9 } }, report)
