@@ -163,12 +163,13 @@ describe("when_full", function()
   end)
 
   it("{ reply } says it, whole, and closes in order, whatever they sent", function()
-    local s = one_inside [[when_full = { reply = "HTTP/1.1 503 Service Unavailable\r\n\r\n" }]]
+    local s, inside = one_inside [[when_full = { reply = "HTTP/1.1 503 Service Unavailable\r\n\r\n" }]]
     for _ = 1, 5 do
       local c = assert(s:connect())
       c:send(("x"):rep(20000))
       assert.equal("HTTP/1.1 503 Service Unavailable\r\n\r\n", client.rest(c))
     end
+    inside:close() -- not before: nobody else may collect it
     expect_rejected(s, { full = 5 })
   end)
 
