@@ -81,6 +81,7 @@ static void fail_waiters(l_conn *c, int read_err, int write_err) {
 
 static void on_broken(sd_conn *conn) {
   l_conn *c = (l_conn *)conn;
+  sd_l_give_end_raw(c);
   fail_waiters(c, SD_ECLOSED, conn->err);
   run_on_close(c);
 }
@@ -130,7 +131,11 @@ static void on_handler_end(sd_task *task, sd_task_end how, const char *error) {
   if (c->pool != NULL) sd_l_pool_conn_over(c, how, error);
   fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
   run_on_close(c);
-  if (c->conn.state == SD_CONN_OPEN) sd_conn_close(&c->conn);
+  sd_l_give_end_raw(c);
+  if (c->raw)
+    sd_conn_abort(&c->conn, false);
+  else if (c->conn.state == SD_CONN_OPEN)
+    sd_conn_close(&c->conn);
   check_gone(c);
 }
 
@@ -159,6 +164,7 @@ void sd_l_conn_cut(l_conn *c, sd_end why, bool reset) {
   sd_conn_note_end(&c->conn, why);
   fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
   run_on_close(c);
+  sd_l_give_end_raw(c);
   sd_conn_abort(&c->conn, reset);
   if (c->handler_over || c->task.state == SD_TASK_DONE) return;
   /* Who waited on the connection has been told, and gets to its next wait; who
@@ -366,7 +372,7 @@ static int l_shutdown(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   int way = luaL_checkoption(L, 2, "write", ways);
   if (sd_task_interrupts(L)) return sd_task_later(L, l_shutdown);
-  if (c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  if (sd_l_conn_taken(c)) return sd_push_failure(L, SD_EBUSY);
   if (c->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
   if (way != 0) {
     sd_conn_shutdown_read(&c->conn);
@@ -710,6 +716,7 @@ void sd_l_connection_register(lua_State *L) {
   sd_l_read_register(L);
   sd_l_write_register(L);
   sd_l_pipe_register(L);
+  sd_l_give_register(L);
   sd_l_move_register(L);
   sd_l_transport_register(L);
   /* Lua may add methods of its own to this table. */

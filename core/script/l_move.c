@@ -99,7 +99,7 @@ static int l_movable(lua_State *L) {
     why = "closed";
   else if (c->draining)
     why = "draining";
-  else if (c->pool == NULL || c->conn.pipe != NULL || c->task.children.first != NULL || c->writers != NULL ||
+  else if (c->pool == NULL || sd_l_conn_taken(c) || c->task.children.first != NULL || c->writers != NULL ||
            sd_l_transport_has(c))
     why = "not movable";
   if (why == NULL) {

@@ -430,7 +430,7 @@ static void take_options(lua_State *L, int index, read_op *op) {
 
 static int perform_as(lua_State *L, l_conn *c, const read_op *op, const char *what) {
   sd_task *task = sd_task_here(L, what);
-  if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  if (c->reader != NULL || sd_l_conn_taken(c)) return sd_push_failure(L, SD_EBUSY);
   c->op = *op;
   cap_now(c);
   if (op->follow && !op->driven) c->follows = true;
@@ -491,7 +491,7 @@ static int l_read_until(lua_State *L) {
   if (lua_istable(L, 3)) inclusive = field_true(L, 3, "inclusive");
   take_options(L, 3, &op);
   sd_task *task = sd_task_here(L, "conn:read_until");
-  if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  if (c->reader != NULL || sd_l_conn_taken(c)) return sd_push_failure(L, SD_EBUSY);
   char *copy = malloc(length); /* the wait may outlive the argument */
   if (copy == NULL) return sd_push_failure(L, -ENOMEM);
   c->op = op;
@@ -556,7 +556,7 @@ static int l_unread(lua_State *L) {
   size_t length;
   const char *bytes = luaL_checklstring(L, 2, &length);
   if (c->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
-  if (c->reader != NULL || c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  if (c->reader != NULL || sd_l_conn_taken(c)) return sd_push_failure(L, SD_EBUSY);
   if (sd_buffer_length(&c->conn.in) + length > c->conn.limits->frame + STEP) return sd_push_failure(L, SD_ELIMIT);
   int err = sd_buffer_prepend(&c->conn.in, bytes, length);
   if (err) return sd_push_failure(L, err);
@@ -602,7 +602,7 @@ static int next_step(lua_State *L) {
   l_conn *c = lua_touserdata(L, lua_upvalueindex(1));
   const read_op *op = lua_touserdata(L, lua_upvalueindex(2));
   if (op->lent != NULL) sd_l_lent_give_back(op->lent);
-  if (c->reader != NULL || c->conn.pipe != NULL) {
+  if (c->reader != NULL || sd_l_conn_taken(c)) {
     c->stopped = SD_EBUSY;
     lua_pushnil(L);
     return 1;

@@ -34,6 +34,10 @@ static sd_task_handle *check_handle(lua_State *L) {
   return luaL_checkudata(L, 1, HANDLE);
 }
 
+sd_task *sd_task_of_handle(lua_State *L, int index) {
+  return ((sd_task_handle *)luaL_checkudata(L, index, HANDLE))->task;
+}
+
 static int l_wake(lua_State *L) {
   sd_task *task = check_handle(L)->task;
   bool waits = task != NULL && task->state == SD_TASK_WAITING && task->waiting_for == &parked;

@@ -284,7 +284,7 @@ static int written(lua_State *L, l_conn *c, int err) {
 }
 
 static int write_arguments(lua_State *L, l_conn *c) {
-  if (c->conn.pipe != NULL) return sd_push_failure(L, SD_EBUSY);
+  if (sd_l_conn_taken(c)) return sd_push_failure(L, SD_EBUSY);
   int err = failure_of(c);
   if (err) return sd_push_failure(L, err);
   if (c->writers != NULL || sd_conn_queued(&c->conn) > c->conn.limits->write_high) return wait_as(L, c, WAIT_TO_WRITE);
@@ -301,7 +301,7 @@ static int l_try_write(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   size_t total = check_arguments(L);
   int err = failure_of(c);
-  if (c->conn.pipe != NULL) err = SD_EBUSY;
+  if (sd_l_conn_taken(c)) err = SD_EBUSY;
   if (!err && sd_conn_queued(&c->conn) + total > c->conn.limits->write_max) err = SD_ELIMIT;
   if (!err) err = put_all(L, c, 2, lua_gettop(L));
   if (err) return sd_push_failure(L, err);
@@ -331,7 +331,7 @@ static int l_write_frame(lua_State *L) {
 
 static int l_flush(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
-  int err = c->conn.pipe != NULL ? SD_EBUSY : failure_of(c);
+  int err = sd_l_conn_taken(c) ? SD_EBUSY : failure_of(c);
   if (err) return sd_push_failure(L, err);
   sd_conn_flush(&c->conn);
   err = failure_of(c);

@@ -114,6 +114,9 @@ void sd_task_set_timeout(sd_task *task, uint64_t ms);
  * on upward (lua/sockdrawer/coroutine.lua). */
 void sd_task_push_mark(lua_State *L);
 
+/* The task of the handle at `index`, or NULL when it is over; raises for anything else. */
+sd_task *sd_task_of_handle(lua_State *L, int index);
+
 /* Pushes the handle of a task: how Lua names it. */
 void sd_task_push_handle(lua_State *L, sd_task *task);
 

@@ -55,6 +55,23 @@ end
 asked("secure", false)
 asked("protocol", nil)
 
+--- conn:give(task): the connection is that task's from now on, and ends with it. One that a pool has accepted stays with
+-- its handler, which waits here until the task has ended.
+---@param conn table
+---@param task sockdrawer.Task
+---@return true|nil
+---@return string|nil err "EPERM": it is not the caller's; "closed": one of them has ended, and so has the other
+function methods.give(conn, task)
+  if type(task) ~= "table" or not task.handle then
+    error("conn:give: a task that sd.spawn has given was expected, not a " .. type(task), 2)
+  end
+  if not conn.pool then return conn:_give(task.handle) end
+  if core.self() ~= conn.id then return nil, "EPERM" end
+  local ok, err = task:wait()
+  if ok then return true end
+  return nil, err
+end
+
 methods.become = migration.become
 methods.move = moving.request
 

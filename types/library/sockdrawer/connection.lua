@@ -275,6 +275,19 @@ function conn:active(mode) end
 ---@return "closed"? err
 function conn:uncount() end
 
+--- Gives it to another task of the loop, and it ends with that. One that a pool has accepted stays with its handler,
+--- which waits here until the task has ended.
+---@param task sockdrawer.Task
+---@return true? ok
+---@return string? err "EPERM": it is not the caller's; "closed": one of them has ended, and so has the other
+function conn:give(task) end
+
+--- A descriptor of the socket for a library that closes it, and the bytes that have come and were not read. From then
+--- on nobody can read or write here; when the handler ends, or is cut, the socket is shut down.
+---@return integer? fd
+---@return string bytes_or_err "closed", "busy" (output is queued, or somebody reads), or an errno name
+function conn:raw() end
+
 --- Seconds since it was opened.
 ---@return number seconds
 function conn:age() end
