@@ -216,54 +216,47 @@ local function loop_of(id)
   return loop and loop.number or runtime.loop
 end
 
-local function check_id(id)
-  if type(id) ~= "string" then error("an id was expected, not a " .. type(id), 3) end
+local function check_id(id, level)
+  if type(id) ~= "string" then error("an id was expected, not a " .. type(id), level + 1) end
+end
+
+-- Both sides of a relation know of it.
+local function tie(group, word, id)
+  check_id(id, 3)
+  local its, me = own()
+  if id == me then return true end
+  its[group][id] = loop_of(id)
+  post.bring("signal", id, { word, from = me, loop = runtime.loop })
+  return true
+end
+
+local function untie(group, word, id)
+  check_id(id, 3)
+  local its, me = own()
+  its[group][id] = nil
+  post.bring("signal", id, { word, from = me })
+  return true
 end
 
 --- Ties the running task to another: when one ends, but for an orderly end, so does the other.
 ---@param id string
 ---@return true
-function relations.link(id)
-  check_id(id)
-  local its, me = own()
-  if id == me then return true end
-  its.links[id] = loop_of(id)
-  post.bring("signal", id, { "link", from = me, loop = runtime.loop })
-  return true
-end
+function relations.link(id) return tie("links", "link", id) end
 
 --- Unties them.
 ---@param id string
 ---@return true
-function relations.unlink(id)
-  check_id(id)
-  local its, me = own()
-  its.links[id] = nil
-  post.bring("signal", id, { "unlink", from = me })
-  return true
-end
+function relations.unlink(id) return untie("links", "unlink", id) end
 
 --- Asks to be told of its end: { "down", id, reason } will lie in the mailbox, at once if it has ended already.
 ---@param id string
 ---@return true
-function relations.monitor(id)
-  check_id(id)
-  local its, me = own()
-  its.watching[id] = loop_of(id)
-  post.bring("signal", id, { "monitor", from = me, loop = runtime.loop })
-  return true
-end
+function relations.monitor(id) return tie("watching", "monitor", id) end
 
 --- Takes that back.
 ---@param id string
 ---@return true
-function relations.demonitor(id)
-  check_id(id)
-  local its, me = own()
-  its.watching[id] = nil
-  post.bring("signal", id, { "demonitor", from = me })
-  return true
-end
+function relations.demonitor(id) return untie("watching", "demonitor", id) end
 
 local function end_self(its, reason)
   its.reason = reason
@@ -277,7 +270,7 @@ end
 ---@param reason string|nil default "normal", which ends nobody else
 ---@return true|nil, string|nil err "closed"
 function relations.exit(id, reason)
-  check_id(id)
+  check_id(id, 2)
   if reason ~= nil and type(reason) ~= "string" then error("a reason is text, not a " .. type(reason), 2) end
   local its, me = own()
   if id == me then return end_self(its, reason or "normal") end
