@@ -231,6 +231,15 @@ static bool step_when_full(l_listener *l, int err) {
   return wait_in_line(l);
 }
 
+/* Whoever finds no place is sent away at once, on any loop: so none may be claimed for
+ * nobody, not even for the moment that an accept from an empty queue takes. */
+static bool claims_for_nobody(l_listener *l) {
+  l_full_mode mode = l->pool->full.mode;
+  if (mode == FULL_BACKLOG || mode == FULL_WAIT || has_queue(l)) return false;
+  l->ready = false;
+  return true;
+}
+
 /* False when there is nothing to do for now. */
 static bool step(l_listener *l) {
   l_pool *pool = l->pool;
@@ -238,6 +247,7 @@ static bool step(l_listener *l) {
   if (sd_timer_armed(&l->rest)) return stand_back(l);
   l_generation *g = sd_l_pool_current(pool);
   if (g == NULL) return l->leaving ? reject_one(l) : stand_back(l);
+  if (claims_for_nobody(l)) return stand_back(l);
   sd_claim claim;
   /* What is about to close has no time for a rate. */
   int err = pool->full.line.count > 0 ? -EINPROGRESS : sd_l_accept_claim(pool, l->ticket, l->leaving, &claim);
