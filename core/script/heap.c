@@ -30,6 +30,10 @@ void sd_heap_expose(void) {
   shelters--;
 }
 
+void sd_heap_leave_shelters(void) {
+  shelters = 0;
+}
+
 /* An allocator cannot collect: whoever allocates may hold what nobody refers to yet.
  * But it can make the next step of the collector a whole cycle. That is before long:
  * the interpreter looks at each table, string and closure it makes. */

@@ -24,6 +24,9 @@ void sd_heap_obey(lua_State *L);
 void sd_heap_shelter(void);
 void sd_heap_expose(void);
 
+/* A task is at its wait or its end: what has jumped out of a shelter has left it. */
+void sd_heap_leave_shelters(void);
+
 void sd_heap_register(lua_State *L); /* heap_limit */
 
 #endif

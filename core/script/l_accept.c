@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -93,6 +94,7 @@ static int accept_one(l_listener *l, struct sockaddr_storage *peer) {
   socklen_t length = sizeof *peer;
   int fd;
   if (l->source.fd < 0) return sd_l_offer_take(l, peer);
+  memset(peer, 0, sizeof *peer); /* of an unnamed unix peer the kernel writes the family only */
   do {
     fd = accept4(l->source.fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
   } while (fd < 0 && errno == EINTR);

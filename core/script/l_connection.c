@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "l_shared.h"
+#include "heap.h"
 #include "l_socket.h"
 #include "net/address.h"
 #include "net/pipe.h"
@@ -53,6 +54,7 @@ static sd_end judge(const l_conn *c) {
 void sd_l_conn_run_on_close(l_conn *c, sd_end why) {
   if (!c->has_on_close) return;
   c->has_on_close = false;
+  sd_heap_shelter(); /* whoever closes it may be short of memory, and cannot be told in here */
   lua_State *L = sd_the_vm.L;
   sd_vm_push_anchored(L, c);
   lua_getfenv(L, -1);
@@ -68,6 +70,7 @@ void sd_l_conn_run_on_close(l_conn *c, sd_end why) {
   lua_pushnil(L); /* it may go on with other code, which has its own to register */
   lua_setfield(L, -3, "on_close");
   lua_pop(L, 3);
+  sd_heap_expose();
 }
 
 static void run_on_close(l_conn *c) {

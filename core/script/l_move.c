@@ -261,6 +261,7 @@ static int unpack_bytes(lua_State *L, int index, l_conn *c) {
 static int unpack(lua_State *L, int index, l_conn *c) {
   unpack_id(L, index, c);
   c->task.owns = flag_of(L, index, "owns");
+  c->uncounted = flag_of(L, index, "uncounted"); /* before anything can fail: its end goes by it */
   int err = unpack_bytes(L, index, c);
   if (err) return err;
   if ((uint64_t)number_of(L, index, "generation") != c->task.generation)
@@ -280,7 +281,6 @@ static int unpack(lua_State *L, int index, l_conn *c) {
   c->conn.fin = flag_of(L, index, "fin");
   c->conn.want_fin = flag_of(L, index, "want_fin");
   c->follows = flag_of(L, index, "follows");
-  c->uncounted = flag_of(L, index, "uncounted");
   sd_conn_set_life_deadline(&c->conn, from_now(c, number_of(L, index, "life")));
   return 0;
 }

@@ -72,12 +72,15 @@ static void unwait(sd_task *task) {
 
 /* ---- accepting it ---- */
 
-/* Where an accepted descriptor has its peer's address, these have a number. */
+/* Where an accepted descriptor has its peer's address, these have a number: behind the
+ * longest that a kernel writes there, so that no client can come with it. */
+enum { SERIAL_AT = sizeof(struct sockaddr_storage) - sizeof(uint64_t) };
+_Static_assert(SERIAL_AT >= sizeof(struct sockaddr_un), "no address reaches it");
+
 static void write_serial(struct sockaddr_storage *peer, uint64_t serial) {
-  struct sockaddr_un *un = (struct sockaddr_un *)peer;
   memset(peer, 0, sizeof *peer);
-  un->sun_family = AF_UNIX;
-  memcpy(un->sun_path + 1, &serial, sizeof serial);
+  peer->ss_family = AF_UNIX;
+  memcpy((char *)peer + SERIAL_AT, &serial, sizeof serial);
 }
 
 int sd_l_offer_take(l_listener *l, struct sockaddr_storage *peer) {
@@ -94,9 +97,8 @@ int sd_l_offer_take(l_listener *l, struct sockaddr_storage *peer) {
 l_offer *sd_l_offer_find(const l_pool *pool, const struct sockaddr *peer) {
   uint64_t serial;
   if (pool->offers == NULL || peer->sa_family != AF_UNIX) return NULL;
-  const struct sockaddr_un *un = (const struct sockaddr_un *)peer;
-  if (un->sun_path[0] != 0) return NULL;
-  memcpy(&serial, un->sun_path + 1, sizeof serial);
+  memcpy(&serial, (const char *)peer + SERIAL_AT, sizeof serial);
+  if (serial == 0) return NULL;
   l_offer *o = pool->offers;
   while (o != NULL && (o->serial != serial || o->near >= 0)) o = o->next;
   return o;

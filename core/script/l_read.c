@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "heap.h"
 #include "l_connection.h"
 
 enum { STEP = 65536, SMALLEST_STEP = 4096 };
@@ -45,10 +46,17 @@ static void give_back(l_conn *c, sd_buffer held, size_t used) {
   sd_buffer_free(&unread);
 }
 
+/* What was received is nowhere else: memory is refused to whatever comes after it. */
+static void push_bytes(lua_State *to, const char *bytes, size_t n) {
+  sd_heap_shelter();
+  lua_pushlstring(to, bytes, n);
+  sd_heap_expose();
+}
+
 /* The first `n` bytes of what is held; `used` of them are gone then. */
 static void push_held(l_conn *c, lua_State *to, size_t n, size_t used) {
   sd_buffer held = borrow(c);
-  lua_pushlstring(to, sd_buffer_bytes(&held), n);
+  push_bytes(to, sd_buffer_bytes(&held), n);
   give_back(c, held, used);
 }
 
@@ -87,7 +95,7 @@ static int try_some(l_conn *c, lua_State *to) {
   char *scratch = c->conn.loop->scratch;
   ssize_t n = sd_conn_receive(&c->conn, scratch, max < STEP ? max : STEP);
   if (n <= 0) return end_or_wait(c, to, n);
-  lua_pushlstring(to, scratch, (size_t)n);
+  push_bytes(to, scratch, (size_t)n);
   return succeed(c);
 }
 
@@ -147,7 +155,7 @@ static int cut(l_conn *c, lua_State *to, const char *bytes, size_t length, sd_fr
   sd_frame_verdict verdict = sd_frame_cut(&c->op.frame, bytes, length, c->op.max, &c->op.scanned, piece);
   if (verdict == SD_FRAME_COMPLETE) {
     size_t from = is_whole(&c->op.frame) ? 0 : piece->payload;
-    lua_pushlstring(to, bytes + from, piece->payload + piece->len - from);
+    push_bytes(to, bytes + from, piece->payload + piece->len - from);
     c->op.scanned = 0;
     return succeed(c);
   }

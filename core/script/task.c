@@ -99,6 +99,7 @@ static void dequeue(sd_task *task) {
 
 static void end(sd_task *task, sd_task_end how, const char *error) {
   sd_vm *vm = &sd_the_vm;
+  sd_heap_shelter(); /* whoever ends it may be short of memory, and cannot be told in here */
   task->state = SD_TASK_DONE;
   sd_timers_disarm(&vm->loop.timers, &task->timer);
   sd_disown(&task->owned);
@@ -111,6 +112,7 @@ static void end(sd_task *task, sd_task_end how, const char *error) {
   give_back(task->co, how == SD_TASK_ENDED && task->epoch == vm->epoch);
   task->co = NULL;
   task->on_end(task, how, error);
+  sd_heap_expose();
 }
 
 static void fail(sd_task *task, const char *message) {
@@ -156,6 +158,7 @@ static void enter_lua(const sd_task *task) {
 
 static void leave_lua(void) {
   sd_the_vm.current = NULL;
+  sd_heap_leave_shelters();
   if (sd_the_vm.scoreboard != NULL) sd_scoreboard_slot_leave(sd_the_vm.scoreboard);
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "heap.h"
+#include "heap.h"
 #include "task.h"
 
 sd_vm sd_the_vm;
@@ -84,8 +85,10 @@ void sd_vm_error_text(lua_State *L) {
 }
 
 int sd_push_failure(lua_State *L, int err) {
+  sd_heap_shelter(); /* it may be another's state, who waits */
   lua_pushnil(L);
   lua_pushstring(L, sd_error_word(err));
+  sd_heap_expose();
   return 2;
 }
 

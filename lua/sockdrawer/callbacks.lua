@@ -132,9 +132,10 @@ end
 
 -- Before the callback, so that it may choose another timeout.
 function events.message(session, conn)
+  session.resumes = true
+  if not session.handler.handle_message then return end
   local box = mailbox.find(conn.id)
   local message = box and box:take()
-  session.resumes = true
   if message ~= nil then return apply(session, session.handler.handle_message(conn, message, session.state)) end
 end
 
@@ -166,7 +167,8 @@ local waiting = {}
 
 -- The idle timeout does not run here: nobody waits for the peer. What ends the wait is the end of the connection,
 -- a drain, or the timeout that the handler asked for.
-function callbacks.wait_end(session, conn, timeout)
+---@param resumes boolean|nil a message has ended the last such wait: its time runs on
+function callbacks.wait_end(session, conn, timeout, resumes)
   local task, id = core.current(), conn.id
   local box = session.handler.handle_message and mailbox.find(id)
   if box and box:count() > 0 then return nil, "message" end
@@ -175,8 +177,10 @@ function callbacks.wait_end(session, conn, timeout)
     conn:on_close(function() task:wake() end)
   end
   if wishes.pending(conn) then return nil, "outdated" end
+  if conn:reason() then return nil, "closed" end -- while a callback waited for something else
+  session.due = resumes and session.due or timeout and core.now() + timeout or nil
   waiting[id] = task
-  local _, why = core.park(timeout or nil)
+  local _, why = core.park(session.due and math.max(0, session.due - core.now()))
   waiting[id] = nil
   return nil, why or "closed"
 end
@@ -214,8 +218,9 @@ local function step(session, conn)
   local data, err, partial
   session.resumes = false
   if session.eof or not active.wants_data(conn) then
-    data, err = callbacks.wait_end(session, conn, timeout)
+    data, err = callbacks.wait_end(session, conn, timeout, resumes)
   else
+    session.due = nil
     local handler = session.handler
     data, err, partial = conn:_read_message(handler.frames, timeout, resumes, true, handler.handle_message ~= nil)
   end
@@ -282,6 +287,7 @@ end
 ---@return fun(conn: table, reason: string, err: string|nil)
 function callbacks.finisher(report)
   return function(conn, reason, err)
+    waiting[conn.id] = nil
     local session = conn:_extra().session
     if not session or session.finished then return end
     session.finished = true

@@ -93,6 +93,7 @@ end
 
 -- Who waits there already still gets in; then its accept says that it is over.
 local function close_queue(door, queue)
+  if queue.closed then return end
   queue.closed = true
   if queue.listener.close then guarded(door, queue.listener.close, queue.listener) end
 end

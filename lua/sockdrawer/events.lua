@@ -18,7 +18,7 @@ end
 
 -- One for each event and pool. When there are too many kinds, the rest counts as one.
 local function kind_of(self, record)
-  local event, pool = record.event or "log", record.pool or ""
+  local event, pool = tostring(record.event or "log"), tostring(record.pool or "")
   local key = event .. "\0" .. pool
   local kind = self.kinds[key]
   if kind then return kind end

@@ -135,7 +135,7 @@ local function to_pipe(record)
 end
 
 local function emit(record)
-  if out.observe then out.observe(record) end
+  if out.observe then pcall(out.observe, record) end -- whoever looks on must not keep it from being written
   if out.write then
     out.write(log.format(record, out.format))
   else

@@ -3,6 +3,7 @@
 -- A module says with `answer` what it does when another loop asks, with `on_left` what happens when one has gone.
 
 local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
 local wire = require "sockdrawer.wire"
 
 ---@class sockdrawer.Loop another worker
@@ -39,8 +40,15 @@ function mesh.on_joined(fn)
   table.insert(joiners, fn)
 end
 
+local function complain(what, err)
+  log.error("internal", { msg = ("%s: %s"):format(what, tostring(err)) })
+end
+
 local function tell(listeners, loop)
-  for _, listener in ipairs(listeners) do listener(loop) end
+  for _, listener in ipairs(listeners) do
+    local ok, err = xpcall(listener, debug.traceback, loop)
+    if not ok then complain("mesh", err) end
+  end
 end
 
 local function bound_to(loop)
@@ -58,6 +66,7 @@ function mesh.join(other, fd)
   if not fd then return end -- it was sent, but there was no room for it here
   local loop = { number = other.loop, slot = other.slot, pid = other.pid }
   local handlers = bound_to(loop)
+  handlers.failed = complain
   function handlers.closed()
     loop.left = true
     if mesh.loops[loop.number] == loop then

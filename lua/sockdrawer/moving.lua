@@ -262,7 +262,9 @@ end
 
 local function wait_until_left(self, conn, move, due)
   local function wish(_, session, carried) return leave(self, conn, session, carried, move) end
-  conn:on_close(function() move.left:resolve(nil, "closed") end)
+  conn:on_close(function(reason)
+    if reason ~= "moved" then move.left:resolve(nil, "closed") end
+  end)
   callbacks.wish(conn, wish)
   local left, err = move.left:wait(math.max(0, due - core.now()))
   if left then return true end

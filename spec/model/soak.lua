@@ -13,7 +13,7 @@ local soak = { CLIENTS = 10000, LOOPS = 4, SECONDS = 300 }
 local ROOM, PAUSE = 10, 20         -- clients in a room; seconds between two messages of one
 local KILL_EVERY, AFTERMATH = 5, 4 -- seconds; so long after a kill connections may end, or be hard to get
 local BOOM = 0.01
-local KILOBYTES, FDS = 16 * 1024, 8 -- a worker may have grown by so much once all have left
+local KILOBYTES, FDS = 4 * 1024, 8 -- so much more than when all had come may a worker have once all have left
 
 local SCRIPT = [[
 local sd = require "sockdrawer"
@@ -167,6 +167,13 @@ local function resident(pid)
   return tonumber((process.read_file("/proc/" .. pid .. "/status") or ""):match "VmRSS:%s*(%d+)") or 0
 end
 
+-- Of all workers, the most.
+local function most(rows, what)
+  local found = 0
+  for _, row in ipairs(rows) do found = math.max(found, row[what]) end
+  return found
+end
+
 local function watch_growth(s)
   local rows = {}
   for _, pid in ipairs(s:workers()) do
@@ -211,6 +218,7 @@ end
 local function perform(run, options)
   run.begun = core.now()
   open_all(run, options)
+  run.full = watch_growth(run.server)
   rage(run, options)
   come_back(run, options)
   leave(run)
@@ -227,14 +235,13 @@ function soak.run(options)
     address = "tcp://127.0.0.1:" .. s:port(), open = true, counts = {}, faults = {}, dropped = 0, live = 0,
     conns = {}, dead = {}, pause = options.pause or PAUSE, sessions = 0, killed = -math.huge,
   }
-  run.before = watch_growth(s)
+  run.server, run.before = s, watch_growth(s)
   core.run(function()
     local ok, err = xpcall(perform, debug.traceback, run, options)
     if not ok then fault(run, "%s", err) end
     run.open = false
     core.stop(0)
   end)
-  run.server = s
   return run
 end
 
@@ -244,13 +251,10 @@ function soak.settle(run)
   local gone = process.eventually(function() return s:rpc("status").pools[1].connections == 0 end, 60)
   if not gone then fault(run, "%d connections are left", s:rpc("status").pools[1].connections) end
   run.after = watch_growth(s)
-  for i, row in ipairs(run.after) do
-    local before = run.before[i]
-    if row.kilobytes - before.kilobytes > KILOBYTES then
-      fault(run, "a worker has grown from %d to %d KiB", before.kilobytes, row.kilobytes)
-    end
-    if row.fds - before.fds > FDS then fault(run, "a worker has %d descriptors, not %d", row.fds, before.fds) end
-  end
+  local full, left = most(run.full, "kilobytes"), most(run.after, "kilobytes")
+  if left > full + KILOBYTES then fault(run, "a worker has %d KiB, and had %d with its connections", left, full) end
+  local fds, fds_left = most(run.before, "fds"), most(run.after, "fds")
+  if fds_left > fds + FDS then fault(run, "a worker has %d descriptors, not %d", fds_left, fds) end
   local workers = 0
   for _, row in ipairs(s:rpc("status").loops) do workers = workers + (row.state == "running" and 1 or 0) end
   if workers ~= #run.before then fault(run, "%d workers run, not %d", workers, #run.before) end

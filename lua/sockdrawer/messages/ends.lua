@@ -1,6 +1,7 @@
 --- Who wants to hear of the end of tasks: the core tells of those that are watched, here it is passed on.
 
 local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
 
 local ends = {}
 
@@ -14,7 +15,10 @@ function ends.on(fn)
 end
 
 core.on_task_over(function(id, why, err)
-  for _, fn in ipairs(listeners) do fn(id, why, err) end
+  for _, fn in ipairs(listeners) do
+    local ok, text = xpcall(fn, debug.traceback, id, why, err)
+    if not ok then log.error("internal", { msg = text }) end
+  end
 end)
 
 return ends

@@ -78,8 +78,11 @@ local function await_message(conn, box, seconds)
   local handle = core.current()
   local standing = standing_of(conn)
   if not standing.hears_end then
-    standing.hears_end = true
-    conn:on_close(function() handle:wake(nil, "closed") end)
+    standing.hears_end = conn:on_close(function()
+      standing.hears_end = nil
+      handle:wake(nil, "closed")
+    end)
+    if not standing.hears_end then return nil, "closed" end
   end
   local ok, why = box:wait(seconds)
   if ok then return nil, "message" end

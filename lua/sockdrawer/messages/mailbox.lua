@@ -23,6 +23,7 @@ local boxes = {} ---@type table<string, sockdrawer.Mailbox>
 ---@field last integer
 ---@field most number so many may lie in it
 ---@field dropped integer
+---@field emptied integer so often was the last one taken: then places are counted anew
 ---@field of table<integer, sockdrawer.Subscription> where messages come from a subscription: at the same places
 ---@field conn table|nil whose task it is
 ---@field waiter table|nil handle of the task, while it waits for a message
@@ -41,7 +42,7 @@ local function pool_of(id)
 end
 
 local function new(id, conn, pool)
-  local box = { id = id, first = 1, last = 0, of = {}, dropped = 0, conn = conn, most = limit_of(pool) }
+  local box = { id = id, first = 1, last = 0, of = {}, dropped = 0, emptied = 0, conn = conn, most = limit_of(pool) }
   boxes[id] = setmetatable(box, Mailbox)
   return box
 end
@@ -145,7 +146,7 @@ local function remove(self, at)
   self[self.first], of[self.first] = nil, nil
   self.first = self.first + 1
   if self.first > self.last then
-    self.first, self.last = 1, 0
+    self.first, self.last, self.emptied = 1, 0, self.emptied + 1
     if self.conn then self.conn:_mail(false) end
   end
   return message
@@ -191,9 +192,10 @@ function Mailbox:receive(seconds, match)
     from = self.last + 1
     local left = due and due - core.now()
     if left and left <= 0 then return nil, "timeout" end
+    local emptied = self.emptied
     local ok, why = self:wait(left)
     if not ok then return nil, why end
-    if from > self.last + 1 then from = self.first end
+    if self.emptied ~= emptied then from = self.first end
   end
 end
 
@@ -221,6 +223,6 @@ function Mailbox:contents()
 end
 
 --- The mailbox of nobody, which is always empty.
-mailbox.none = setmetatable({ id = "", first = 1, last = 0, of = {}, dropped = 0, most = 0 }, Mailbox)
+mailbox.none = setmetatable({ id = "", first = 1, last = 0, of = {}, dropped = 0, emptied = 0, most = 0 }, Mailbox)
 
 return mailbox

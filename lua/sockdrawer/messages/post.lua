@@ -6,6 +6,7 @@
 
 local buffer = require "string.buffer"
 local core = require "sockdrawer.core"
+local log = require "sockdrawer.log"
 local mailbox = require "sockdrawer.messages.mailbox"
 local mesh = require "sockdrawer.mesh"
 local plain = require "sockdrawer.plain"
@@ -15,7 +16,7 @@ local post = {
   dropped = 0, -- messages to other loops for which there was no room
 }
 
-local BATCH, MOST_WAITING, AGAIN = 64 * 1024, 8 * 1024 * 1024, 0.002
+local BATCH, MOST_WAITING, MOST_ENTRY, AGAIN = 64 * 1024, 8 * 1024 * 1024, 64 * 1024 * 1024, 0.002
 
 local encoder = buffer.new()
 local kinds, broadcasts = {}, {}
@@ -74,7 +75,7 @@ end
 ---@return true|nil, string|nil err "limit"
 function post.put(loop, entry)
   local batch = batch_of(loop)
-  if #batch > MOST_WAITING then
+  if #batch > MOST_WAITING or #entry > MOST_ENTRY then
     post.dropped = post.dropped + 1
     return nil, "limit"
   end
@@ -99,12 +100,24 @@ end
 
 whereabouts.deliver, whereabouts.flush = deliver, post.flush
 
+-- What goes wrong with one must not cost the others that came with it.
+local function bring_one(kind, id, value, loop)
+  local ok, err
+  if broadcasts[kind] then
+    ok, err = xpcall(broadcasts[kind], debug.traceback, id, value, loop)
+  else
+    ok, err = xpcall(deliver, debug.traceback, kind, id, value, loop)
+  end
+  if ok then return end
+  post.dropped = post.dropped + 1
+  log.error("internal", { msg = err })
+end
+
 mesh.answer("post", function(bytes, _, loop)
   local batch = buffer.new():set(bytes)
   while #batch > 0 do
     local kind, id, value = batch:decode(), batch:decode(), batch:decode()
-    local broadcast = broadcasts[kind]
-    if broadcast then broadcast(id, value, loop) else deliver(kind, id, value, loop) end
+    bring_one(kind, id, value, loop)
   end
   return true
 end, true)

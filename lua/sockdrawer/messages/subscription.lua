@@ -100,6 +100,10 @@ local function begin_pump(self)
 end
 
 local function write(self, message)
+  if type(message) ~= "string" and type(message) ~= "number" then -- it has asked for bytes: this is none
+    self.dropped = self.dropped + 1
+    return 0, 1
+  end
   if not self.pumping then
     local ok, err = self.conn:try_write(message)
     if ok then return 1, 0 end
@@ -176,7 +180,7 @@ function Subscription:receive(seconds)
   local due = seconds and core.now() + seconds
   while count(self) == 0 do
     if self.closed then return nil, "closed" end
-    if self.waiter then return nil, "busy" end
+    if self.waiter and self.waiter:status() ~= "done" then return nil, "busy" end
     self.waiter = core.current()
     local _, why = core.park(due and math.max(0, due - core.now()), true)
     self.waiter = nil

@@ -16,6 +16,7 @@ local whereabouts = require "sockdrawer.messages.whereabouts"
 
 local topic = {}
 
+local UNTOLD = 60      -- seconds that drops of a topic without subscribers are known
 local KNOWN_BY_ALL = 1 -- seconds that others have to hear of a subscription
 
 ---@class sockdrawer.TopicHere what this loop knows of a topic
@@ -38,8 +39,20 @@ local function here(name)
   return t
 end
 
-local function forget_unused(t)
-  if #t.list == 0 and next(t.remote) == nil and t.lost == 0 and topics[t.name] == t then topics[t.name] = nil end
+-- What was lost of it is kept for some time, for whoever publishes next.
+local forget_unused
+function forget_unused(t)
+  if #t.list > 0 or next(t.remote) ~= nil or topics[t.name] ~= t then return end
+  if t.lost == 0 then
+    topics[t.name] = nil
+  elseif not t.expiring then
+    t.expiring = true
+    core.spawn(function()
+      core.park(UNTOLD)
+      t.expiring, t.lost = false, 0
+      forget_unused(t)
+    end):detach()
+  end
 end
 
 -- ---------------------------------------------------------------- what other loops are told
@@ -67,7 +80,10 @@ local function tell_counts(counts)
 end
 
 local function tell_owed(t)
-  for loop, count in pairs(t.owed) do post.put(loop, post.entry("lost", t.name, count)) end
+  for loop, count in pairs(t.owed) do
+    post.put(loop, post.entry("lost", t.name, count))
+    post.flush(loop) -- before it may hear that there are no subscribers any more
+  end
   t.owed = {}
 end
 
@@ -102,8 +118,8 @@ mesh.answer("subscribers", function(counts, _, loop)
 end, true)
 
 post.broadcast("lost", function(name, count)
-  local t = here(name)
-  t.lost = t.lost + count
+  local t = topics[name] -- with no subscriber left, there is nobody who would be told
+  if t then t.lost = t.lost + count end
 end)
 
 mesh.on_joined(function(loop)
@@ -134,6 +150,10 @@ local function deliver_to(one, message, from, number)
     post.put(one.forward, post.entry("published", one.conn.id, value))
     return 1, 0
   elseif one.aside then
+    if #one.aside >= one.most then
+      one.dropped = one.dropped + 1
+      return 0, 1
+    end
     table.insert(one.aside, { message = message, from = from, number = number })
     return 1, 0
   elseif is_double(one, from, number) then
@@ -229,7 +249,10 @@ end
 local function subscribe_connection(name, conn, options)
   local t = here(name)
   if t.by_conn[conn.id] then t.by_conn[conn.id]:close() end
-  if not conn:_watch() then return nil, "closed" end
+  if not conn:_watch() then
+    forget_unused(t)
+    return nil, "closed"
+  end
   local one = subscription.new(name, options, conn)
   one.on_close = remove
   add(t, one, conn.id)
@@ -324,7 +347,7 @@ post.kind("published", function(id, value)
   local t = topics[value.topic]
   local one = t and t.by_conn[id]
   if not one then return end
-  one.last_of[value.from] = value.number
+  if one.last_of then one.last_of[value.from] = value.number end
   one:deliver(value.message)
 end)
 
@@ -372,6 +395,7 @@ function Topic:publish(message, options)
     delivered, dropped = delivered + far, dropped + lost
   end
   dropped, t.lost = dropped + t.lost, 0
+  forget_unused(t)
   return delivered, dropped
 end
 

@@ -11,10 +11,11 @@ local sync = require "sockdrawer.sync"
 
 local whereabouts = {
   deliver = nil, ---@type fun(kind: string, id: string, value: any, from: sockdrawer.Loop|nil) these two are the post's
+  dropped = 0, -- messages to those who had just moved, which came too fast
   flush = nil, ---@type fun(loop: sockdrawer.Loop)
 }
 
-local FENCE, AGAIN, REMEMBERED = 5, 0.001, 4096
+local FENCE, AGAIN, REMEMBERED, MOST_ASIDE = 5, 0.001, 4096, 1000
 
 local gone = {}     -- who is not where he was born: id → the loop where he is
 local guests = {}   -- who was born elsewhere and is here
@@ -163,7 +164,12 @@ function whereabouts.puts_aside(id, from)
 end
 
 function whereabouts.put_aside(id, kind, value)
-  table.insert(settling[id], { kind, value })
+  local aside = settling[id]
+  if kind == "message" and #aside >= MOST_ASIDE then
+    whereabouts.dropped = whereabouts.dropped + 1
+    return nil, "limit"
+  end
+  table.insert(aside, { kind, value })
   return true
 end
 
@@ -178,6 +184,8 @@ local function end_settling(id)
   settling[id] = nil
   call_all("settled", id)
   for _, entry in ipairs(aside or {}) do whereabouts.deliver(entry[1], id, entry[2], nil) end
+  -- It may have ended meanwhile, and a fence have told others later that it is here.
+  if aside and not gone[id] and not core.find_connection(id) then announce(id, nil) end
 end
 
 mesh.answer("settled", function(params) end_settling(params.id) end, true)

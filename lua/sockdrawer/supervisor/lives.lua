@@ -25,7 +25,7 @@ local function postpone(task)
 end
 
 function Tasks:_find(worker, params)
-  local pool = self.instance.pools.by_name[params.pool]
+  local pool = self.instance.pools.by_name[params.pool] or self.instance.leaving[params.pool]
   local task = pool and pool.tasks and pool.tasks[params.task]
   if task and task.worker == worker and task.serial == params.serial then return pool, task end
 end
