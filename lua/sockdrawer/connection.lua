@@ -55,7 +55,7 @@ end
 asked("secure", false)
 asked("protocol", nil)
 
---- conn:give(task): the connection is that task's from now on, and ends with it. One that a pool has accepted stays with
+--- conn:give(task): the connection is that task's from now on and ends with it. One that a pool has accepted stays by
 -- its handler, which waits here until the task has ended.
 ---@param conn table
 ---@param task sockdrawer.Task

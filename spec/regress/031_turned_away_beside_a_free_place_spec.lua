@@ -1,6 +1,6 @@
--- With when_full = "close" (or reset, reply, a function) on several loops, a loop that had emptied its queue claimed one
--- more place before it knew that nobody came for it. Who came to another loop in that very moment found the pool full
--- and was turned away, beside a free place. Now nothing is claimed for an empty queue where nobody may wait.
+-- With when_full = "close" (or reset, reply, a function) on several loops, a loop that had emptied its queue claimed
+-- one more place before it knew that nobody came for it. Who came to another loop in that very moment found the pool
+-- full and was turned away, beside a free place. Now nothing is claimed for an empty queue where nobody may wait.
 local client = require "spec.support.client"
 local server = require "spec.support.server"
 
