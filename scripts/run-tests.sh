@@ -26,7 +26,7 @@ one_spec() {
   file=$1 name=${1//\//_}
   echo "$file" >"$results/$name.file"
   start=$SECONDS
-  LUA_CPATH="$PWD/$SOCKDRAWER_BUILD/lib/?.so;;" timeout -k 10 300 \
+  LUA_CPATH="$PWD/$SOCKDRAWER_BUILD/lib/?.so;;" timeout -k 10 "$longest" \
     luajit "$(command -v busted)" --output=plainTerminal "$file" >"$results/$name.out" 2>&1 </dev/null
   status=$?
   # "3 successes / 0 failures / 1 error / 0 pending : 0.02 seconds"
@@ -37,10 +37,11 @@ one_spec() {
   [ "$status" = 0 ] || [ "$failed" != 0 ] || failed=1
   echo "$passed $failed $pending" >"$results/$name.count"
   echo "$file: $passed passed, $failed failed, $pending skipped ($((SECONDS - start)) s)"
-  [ "$failed" = 0 ] || { [ "$status" != 124 ] || echo "(stopped after 300 s)"; cat "$results/$name.out"; }
+  [ "$failed" = 0 ] || { [ "$status" != 124 ] || echo "(stopped after $longest s)"; cat "$results/$name.out"; }
 }
 export -f one_spec
-export results
+longest=$((100 * SOCKDRAWER_TIME_SCALE)) # seconds for a file
+export results longest
 
 unit_tests
 for folder in "$@"; do

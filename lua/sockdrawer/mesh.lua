@@ -4,6 +4,7 @@
 
 local core = require "sockdrawer.core"
 local log = require "sockdrawer.log"
+local sync = require "sockdrawer.sync"
 local wire = require "sockdrawer.wire"
 
 ---@class sockdrawer.Loop another worker
@@ -12,6 +13,9 @@ local wire = require "sockdrawer.wire"
 ---@field pid integer
 ---@field peer sockdrawer.Peer
 ---@field left boolean|nil
+---@field closed sockdrawer.Promise all that it has said has been heard
+
+local PATIENCE = 5 -- seconds, until all is heard that a loop has said before it died
 
 local mesh = {
   loops = {}, ---@type table<integer, sockdrawer.Loop> those that can be reached, by number
@@ -59,21 +63,34 @@ local function bound_to(loop)
   return handlers
 end
 
+local function leave(loop)
+  if loop.left then return end
+  loop.left = true
+  if mesh.loops[loop.number] == loop then
+    mesh.loops[loop.number] = nil
+    core.reach(loop.slot, 0)
+  end
+  tell(leavers, loop)
+end
+
+-- Only one that has died has a successor of the same number. It leaves first: two are never mistaken for one.
+local function succeed(predecessor)
+  predecessor.closed:wait(PATIENCE)
+  leave(predecessor)
+end
+
 --- Another worker can be reached through `fd`.
 ---@param other { loop: integer, slot: integer, pid: integer }
 ---@param fd integer|nil
 function mesh.join(other, fd)
   if not fd then return end -- it was sent, but there was no room for it here
-  local loop = { number = other.loop, slot = other.slot, pid = other.pid }
+  if mesh.loops[other.loop] then succeed(mesh.loops[other.loop]) end
+  local loop = { number = other.loop, slot = other.slot, pid = other.pid, closed = sync.promise() }
   local handlers = bound_to(loop)
   handlers.failed = complain
   function handlers.closed()
-    loop.left = true
-    if mesh.loops[loop.number] == loop then
-      mesh.loops[loop.number] = nil
-      core.reach(loop.slot, 0)
-    end
-    tell(leavers, loop)
+    leave(loop)
+    loop.closed:resolve(true)
   end
   loop.peer = wire.new(core.channel(fd), handlers, nil, in_order)
   mesh.loops[loop.number] = loop

@@ -167,7 +167,6 @@ local function lose(id, its, number)
 end
 
 mesh.on_left(function(loop)
-  if mesh.loops[loop.number] then return end
   for id, its in pairs(known) do lose(id, its, loop.number) end
 end)
 
