@@ -128,28 +128,12 @@ local function some(n)
   return ips
 end
 
--- Waits until one more of them is served: its number.
-local function next_served(people)
-  local found
-  assert.is_truthy(process.eventually(function()
-    for i, person in ipairs(people) do
-      if not person.loop then
-        person.connection:settimeout(0)
-        local line = person.connection:receive "*l"
-        if line then person.loop, found = tonumber(line:match "%d"), i end
-      end
-    end
-    return found
-  end), "nobody is served")
-  return found
-end
-
 -- Lets them in one by one: the order in which they are served.
 local function order_of(people, last, n)
   local order = {}
   for i = 1, n or #people do
     last:close()
-    order[i] = next_served(people)
+    order[i] = client.next_served(people)
     last = people[order[i]].connection
   end
   return order, last

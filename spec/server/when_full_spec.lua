@@ -52,22 +52,6 @@ local function come(s, n)
   return people
 end
 
--- Waits until one more of them is served: its number.
-local function next_served(people)
-  local found
-  assert.is_truthy(process.eventually(function()
-    for i, person in ipairs(people) do
-      if not person.loop then
-        person.connection:settimeout(0)
-        local line = person.connection:receive "*l"
-        if line then person.loop, found = tonumber(line:match "%d"), i end
-      end
-    end
-    return found
-  end))
-  return found
-end
-
 -- The order in which those who wait in the queues of several loops are due: the loop that waits longest gives its
 -- oldest, and goes to the end of the line if it has another.
 local function due_order(people)
@@ -97,7 +81,7 @@ describe("when_full = \"backlog\"", function()
     local people, order = come(s, 12), {}
     for i = 1, #people do
       inside:close()
-      order[i] = next_served(people)
+      order[i] = client.next_served(people)
       inside = people[order[i]].connection
     end
     assert.same(due_order(people), order)
@@ -117,7 +101,7 @@ describe("when_full = \"backlog\"", function()
       pause()
       inside[3 - stuck]:close()
       local began = process.now()
-      assert.equal(3 - stuck, people[next_served(people)].loop)
+      assert.equal(3 - stuck, people[client.next_served(people)].loop)
       assert.is_true(process.now() - began < 0.8)
       for _, person in ipairs(people) do person.connection:close() end
       inside[stuck]:close()
@@ -224,7 +208,7 @@ describe("when_full = { wait }", function()
     local people = come(s, 15)
     for i = 1, #people do
       inside:close()
-      assert.equal(i, next_served(people))
+      assert.equal(i, client.next_served(people))
       inside = people[i].connection
     end
     local loops = {}
@@ -262,7 +246,7 @@ describe("when_full = { wait }", function()
     local people = come(s, 5)
     inside:close()
     for i = 1, 5 do
-      assert.equal(i, next_served(people))
+      assert.equal(i, client.next_served(people))
       people[i].connection:close()
     end
     assert.equal(0, pool(s).rejected)
@@ -273,7 +257,7 @@ describe("when_full = { wait }", function()
     local people = come(s, 4)
     for i = 4, 1, -1 do
       inside:close()
-      assert.equal(i, next_served(people))
+      assert.equal(i, client.next_served(people))
       inside = people[i].connection
     end
   end)
@@ -289,7 +273,7 @@ describe("when_full = { wait }", function()
     pause()
     for _, number in ipairs { 1, 4, 2, 3 } do
       inside:close()
-      assert.equal(number, next_served(people))
+      assert.equal(number, client.next_served(people))
       inside = people[number].connection
     end
   end)
@@ -326,7 +310,7 @@ describe("when_full = { wait }", function()
     assert(s:rpc("suspend", { pool = "p" }))
     inside:close()
     for i = 1, 3 do
-      assert.equal(i, next_served(people))
+      assert.equal(i, client.next_served(people))
       people[i].connection:close()
     end
   end)

@@ -60,4 +60,20 @@ function client.expect_silence(connection, seconds)
   return true
 end
 
+-- Waits until one more of them is served: its number.
+function client.next_served(people)
+  local found
+  assert(process.eventually(function()
+    for i, person in ipairs(people) do
+      if not person.loop then
+        person.connection:settimeout(0)
+        local line = person.connection:receive "*l"
+        if line then person.loop, found = tonumber(line:match "%d"), i end
+      end
+    end
+    return found
+  end), "nobody is served")
+  return found
+end
+
 return client
