@@ -130,7 +130,9 @@ describe("writing", function()
             for _ = 1, 3 do conn:write(tostring(i):rep(100000), { "<", i }, ">\n") end
           end)
         end
+        note "all wait"
         conn:read() ]], "small")
+      lab:expect_notes "all wait"
       local seen = {}
       for _ = 1, 15 do
         local line = client.line(c):match "^z*(.*)"
