@@ -37,6 +37,7 @@ typedef struct {
   bool mail;      /* a message ends it */
   bool resumes;   /* what a message interrupted: its time runs on */
   bool iterator;  /* partial input stays in the buffer, failure is one nil */
+  bool aside;     /* one of several waits, and others may be chosen: it takes nothing, news neither */
 } read_op;
 
 typedef struct write_waiter write_waiter;

@@ -249,8 +249,16 @@ static void note_wait(l_conn *c) {
     c->conn.headed = true;
 }
 
+/* What is left of a wait that the next one is to have. */
+static void keep_time(l_conn *c) {
+  uint64_t now = sd_loop_now(c->conn.loop), due = c->conn.read_deadline;
+  c->time_left = due == 0 ? 0 : due > now ? (uint32_t)(due - now) : 1;
+}
+
 static void unwait(sd_task *task) {
-  stop_waiting(task->waiting_for);
+  l_conn *c = task->waiting_for;
+  if (c->op.resumes) keep_time(c);
+  stop_waiting(c);
 }
 
 static bool may_interrupt(const l_conn *c) {
@@ -258,7 +266,7 @@ static bool may_interrupt(const l_conn *c) {
 }
 
 static int say_shutdown(l_conn *c, lua_State *to) {
-  c->told = true;
+  if (!c->op.aside) c->told = true;
   return give_up(c, to, SD_ESHUTDOWN, 0);
 }
 
@@ -279,8 +287,7 @@ static int say_outdated(l_conn *c, lua_State *to) {
 
 /* Messages never move the idle timer: what the wait has left is kept for the next. */
 static int say_message(l_conn *c, lua_State *to, bool waited) {
-  uint64_t now = sd_loop_now(c->conn.loop), due = c->conn.read_deadline;
-  if (waited) c->time_left = due == 0 ? 0 : due > now ? (uint32_t)(due - now) : 1;
+  if (waited) keep_time(c);
   c->message_next = false;
   return sd_push_failure(to, SD_EMESSAGE);
 }
@@ -349,6 +356,7 @@ void sd_l_read_on_deadline(sd_conn *conn) {
   if (n == 0) {
     c->idle_out = c->op.timeout < 0 && (conn->deadline == 0 || conn->deadline > sd_loop_now(conn->loop));
     n = give_up(c, c->reader->co, SD_ETIMEOUT, SIZE_MAX);
+    c->time_left = 0;
   }
   answer(c, n);
 }
@@ -590,6 +598,31 @@ static int l_await(lua_State *L) {
   return perform_as(L, c, &op, "conn:wait");
 }
 
+/* _await_aside(): the same, while its task's parent waits for other things too. Messages do not
+ * end it. */
+static int l_await_aside(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  read_op op = { .kind = READ_PEEK, .max = 1, .timeout = -1, .interrupt = true, .aside = true, .resumes = true };
+  return perform_as(L, c, &op, "sd.select");
+}
+
+/* _poll(): what _await_aside would give at once; nothing where it would wait. */
+static int l_poll(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  if (c->reader != NULL || sd_l_conn_taken(c)) return sd_push_failure(L, SD_EBUSY);
+  c->op = (read_op){ .kind = READ_PEEK, .max = 1, .interrupt = true, .aside = true };
+  bool tired = c->conn.state == SD_CONN_OPEN && sd_conn_tired(&c->conn);
+  int n = tired ? 0 : try_op(c, L);
+  return n == 0 && may_interrupt(c) ? say_shutdown(c, L) : n;
+}
+
+/* _heard(): the handler has been told of the draining. */
+static int l_heard(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  if (c->draining) c->told = true;
+  return 0;
+}
+
 /* _read_message(kind | nil, idle | nil, resumes, driven, mail): the wait between two messages of
  * the peer's. With `mail` one in the mailbox ends it too: nil, "message"; `resumes`: what that
  * ended had a part of its time left, which is what there is now. */
@@ -686,6 +719,9 @@ void sd_l_read_register(lua_State *L) {
     { "unread", l_unread },
     { "_read_message", l_read_message },
     { "_await", l_await },
+    { "_await_aside", l_await_aside },
+    { "_poll", l_poll },
+    { "_heard", l_heard },
     { "chunks", l_chunks },
     { "lines", l_lines },
     { "frames", l_frames },

@@ -9,7 +9,7 @@ local names = require "sockdrawer.messages.names"
 local post = require "sockdrawer.messages.post"
 local relations = require "sockdrawer.messages.relations"
 local runtime = require "sockdrawer.runtime"
-local select_first = require "sockdrawer.select"
+local selecting = require "sockdrawer.select"
 local shared = require "sockdrawer.shared"
 local tasks = require "sockdrawer.tasks"
 local topic = require "sockdrawer.messages.topic"
@@ -47,7 +47,7 @@ end
 sd.now, sd.time = core.now, core.time
 sd.sleep, sd.after, sd.every = tasks.sleep, tasks.after, tasks.every
 sd.spawn, sd.await = tasks.spawn, tasks.await
-sd.channel, sd.select = channel.new, select_first
+sd.channel = channel.new
 sd.work = work.run
 
 --- A table of this loop that outlives swaps.
@@ -83,6 +83,8 @@ local function in_a_task(name, fn)
 end
 
 for name, fn in pairs(messages) do sd[name] = in_a_task(name, fn) end
+
+sd.select = selecting(sd.receive)
 
 sd.topic = topic.of
 sd.shared, sd.limiter = shared.store, shared.limiter

@@ -41,9 +41,9 @@ local function wait_in_line(things, waiter, deadline, interruptible)
     local _, why = core.park(remaining(deadline), interruptible)
     if waiter.called then waiter.called:settle(waiter) end
     waiter.called = false
+    if why == "shutdown" then return nil, why end -- it is said once, and what is ready stays so
     local thing = pick(things)
     if thing then return thing end
-    if why == "shutdown" then return nil, why end
     if deadline and core.now() >= deadline then return nil, "timeout" end
   end
 end

@@ -356,14 +356,267 @@ describe("select", function()
   it_runs("refuses what cannot be waited for, by its place", function()
     local ch = sd.channel()
     for i, case in ipairs {
-      { {}, "a list of channels and tasks was expected, not an empty one" },
-      { "x", "a list of channels and tasks was expected, not a string" },
-      { { ch, 5 }, "list%[2%]: a channel or task was expected, not a number" },
-      { { {} }, "list%[1%]: a channel or task was expected, not a table of another kind" },
+      { {}, "a list of channels, tasks, subscriptions, connections and sd.receive was expected, not an empty one" },
+      { "x", "a list of channels, tasks, subscriptions, connections and sd.receive was expected, not a string" },
+      { { ch, 5 }, "list%[2%]: a channel, task, subscription, connection or sd.receive was expected, not a number" },
+      { { {} }, "list%[1%]: .* was expected, not a table of another kind" },
+      { { ch, print }, "list%[2%]: .* was expected, not a function" },
+      { { io.stdout }, "list%[1%]: .* was expected, not a userdata" },
     } do
       assert.error_matches(function() sd.select(case[1]) end, case[2], nil, nil, "case " .. i)
     end
     assert.error_matches(function() sd.select({ ch }, "soon") end, "seconds were expected, not soon")
+  end)
+end)
+
+describe("select of messages", function()
+  after_each(testing.cleanup)
+
+  it_runs("takes what is published, and what is sent to the task", function()
+    local ch, news, me = sd.channel(1), sd.topic("news"):subscribe(), sd.self()
+    sd.topic("news"):publish { n = 1 }
+    assert.same({ news, { n = 1 } }, { sd.select { ch, news, sd.receive } })
+    sd.send(me, false)
+    assert.same({ sd.receive, false }, { sd.select { ch, news, sd.receive } })
+    sd.spawn(function() sd.send(me, "later") end)
+    assert.same({ sd.receive, "later" }, { sd.select({ ch, news, sd.receive }, 5) })
+    sd.spawn(function() sd.topic("news"):publish "last" end)
+    assert.same({ news, "last" }, { sd.select({ ch, news, sd.receive }, 5) })
+    assert.same({ nil, "timeout" }, { sd.select({ ch, news, sd.receive }, 0.01) })
+  end)
+
+  it_runs("loses nothing when all become ready at once, and favours none", function()
+    local ch, news, me = sd.channel(100), sd.topic("all"):subscribe(), sd.self()
+    local first = {}
+    for round = 1, 90 do
+      sd.spawn(function()
+        ch:send(round)
+        sd.topic("all"):publish(round)
+        sd.send(me, round)
+      end)
+      for n = 1, 3 do
+        local ready, value = sd.select({ ch, news, sd.receive }, 5)
+        assert.equal(round, value)
+        if n == 1 then first[ready] = (first[ready] or 0) + 1 end
+      end
+    end
+    assert.same({ nil, "timeout" }, { sd.select({ ch, news, sd.receive }, 0) })
+    for _, thing in ipairs { ch, news, sd.receive } do assert.is_true((first[thing] or 0) > 10) end
+  end)
+
+  it_runs("sees the messages that a selective receive has left, in their order", function()
+    local me = sd.self()
+    sd.receive(0) -- a task is known by its id from then on
+    for _, message in ipairs { "a", "b", "wanted", "c" } do sd.send(me, message) end
+    assert.equal("wanted", sd.receive(0, function(message) return message == "wanted" end))
+    local seen = {}
+    for i = 1, 3 do seen[i] = select(2, sd.select({ sd.channel(), sd.receive }, 0)) end
+    assert.same({ "a", "b", "c" }, seen)
+  end)
+
+  it_runs("leaves it to another when the one who was called for it has ended", function()
+    local news = sd.topic("once"):subscribe()
+    local _, gone = begin(sd.select, { sd.channel(), news })
+    local other = begin(sd.select, { sd.channel(), news })
+    settle()
+    sd.topic("once"):publish "x"
+    gone:cancel()
+    settle()
+    assert.same({ news, "x" }, other.values)
+  end)
+
+  it_runs("keeps a message for the one who has waited for it", function()
+    local news = sd.topic("kept"):subscribe()
+    local first = begin(sd.select, { sd.channel(), news })
+    settle()
+    sd.topic("kept"):publish "for the first"
+    assert.same({ nil, "timeout" }, { sd.select({ news }, 0) })
+    settle()
+    assert.same({ news, "for the first" }, first.values)
+  end)
+
+  it_runs("gives the newest to those who wait where only one may wait", function()
+    local news = sd.topic("small"):subscribe { queue = 1 }
+    local all = { begin(news.receive, news), begin(news.receive, news) }
+    settle()
+    sd.topic("small"):publish "old"
+    sd.topic("small"):publish "new"
+    settle()
+    assert.same({ "new" }, all[1].values)
+    sd.topic("small"):publish "next"
+    settle()
+    assert.same({ "next" }, all[2].values)
+  end)
+
+  it_runs("tells of a subscription that is closed, after what is left in it", function()
+    local news = sd.topic("over"):subscribe()
+    local late = begin(sd.select, { sd.channel(), news })
+    settle()
+    news:close()
+    settle()
+    assert.same({ 3, news, nil, "closed" }, { late.count, unpack(late.values, 1, 3) })
+  end)
+
+  it_runs("leaves nothing behind", function()
+    local ch, news = sd.channel(1), sd.topic("left"):subscribe()
+    local box = require("sockdrawer.messages.mailbox").own()
+    local list = { ch, news, sd.receive, ch, sd.receive }
+    for _ = 1, 50 do
+      sd.select(list, 0)
+      sd.spawn(function() ch:send(1) end)
+      assert.equal(ch, (sd.select(list, 5)))
+      assert.equal(0, news._line.size + ch._line.size)
+    end
+    for _ = 1, 50 do
+      local _, task = begin(sd.select, { ch, news })
+      core.park(0)
+      task:cancel()
+    end
+    assert.is_nil(box.waiter)
+    assert.is_true(news._line.last - news._line.first < 100)
+  end)
+
+  it("says that the instance drains though something became ready in the same moment", function()
+    local got, ch, scope = {}, sd.channel(1), runtime.scope()
+    testing.run(function()
+      runtime.load(scope, function()
+        sd.spawn(function()
+          got[1] = { sd.select({ ch }, 60) }
+          got[2] = { sd.select({ ch }, 0) }
+        end)
+      end)
+      scope:commit()
+      settle()
+      scope:interrupt()
+      ch:send "kept"
+      settle()
+      scope:cancel()
+    end)
+    assert.same({ { nil, "shutdown" }, { ch, "kept" } }, got)
+  end)
+
+  it_runs("neither loses nor doubles a message when tasks that wait are cancelled", function()
+    local news, other, got, count = sd.topic("many"):subscribe(), sd.channel(1), {}, 0
+    local function take_all()
+      while true do
+        local ready, value, err = sd.select { news, other }
+        if err then return end
+        if ready == news then
+          assert.is_nil(got[value])
+          got[value], count = true, count + 1
+        end
+      end
+    end
+    local tasks = {}
+    for i = 1, 12 do tasks[i] = sd.spawn(take_all) end
+    for i = 1, 300 do
+      sd.topic("many"):publish(i)
+      if i % 7 == 0 then other:try_send "noise" end
+      if i % 30 == 0 then table.remove(tasks):cancel() end
+      if i % 3 == 0 then core.park(0) end
+    end
+    settle()
+    assert.equal(300, count)
+  end)
+
+  it("needs a task for the mailbox", function()
+    assert.error_matches(function() sd.select({ sd.receive }, 0) end, "sd.select: only a task can wait")
+  end)
+end)
+
+describe("select of connections", function()
+  after_each(testing.cleanup)
+
+  -- Says what a select over itself, a channel and the mailbox gives; "c" among the bytes sends into the channel.
+  local function handler(conn)
+    local ch = sd.channel(1)
+    while true do
+      local ready, value, err = sd.select({ ch, conn, sd.receive }, 5)
+      local name = ready == conn and "conn" or ready == ch and "channel" or ready == sd.receive and "mail" or "none"
+      conn:write(name, " ", tostring(value or err), "\n")
+      if ready == conn and value ~= "data" then return end
+      if ready == conn and conn:read "l" == "c" then sd.spawn(function() ch:send "sent" end) end
+    end
+  end
+
+  it("tells that there is something to read, and takes nothing of it", function()
+    local client = testing.pair(handler)
+    client:write "c\nx\n"
+    local lines = {}
+    for i = 1, 3 do lines[i] = client:read "l" end
+    table.sort(lines)
+    assert.same({ "channel sent", "conn data", "conn data" }, lines)
+    client:write "y\n"
+    assert.equal("conn data", client:read "l")
+    client:shutdown()
+    assert.equal("conn closed", client:read "l")
+    client:close()
+  end)
+
+  it("tells what its peer does, and leaves messages to the mailbox", function()
+    local client = testing.pair(function(conn)
+      sd.send(conn.id, "m")
+      local ready, value = sd.select({ conn }, 0.01)
+      conn:write(tostring(ready), " ", tostring(value), " ", sd.receive(0), "\n")
+    end)
+    assert.equal("nil timeout m", client:read "l")
+    client:close()
+  end)
+
+  it("hears the peer though something else is always ready", function()
+    local client = testing.pair(function(conn)
+      local ch, rounds = sd.channel(1), 0
+      repeat
+        ch:try_send(1)
+        rounds = rounds + 1
+        if rounds % 10 == 0 then sd.sleep(0.001) end
+      until sd.select { ch, conn } == conn or rounds == 1000
+      conn:write(rounds < 1000 and "heard" or "deaf", "\n")
+    end)
+    client:write "x"
+    assert.equal("heard", client:read "l")
+    client:close()
+  end)
+
+  it("goes by the idle timeout, which goes on over what else comes", function()
+    local client = testing.pair(function(conn)
+      local ch, from, times, ready, value = sd.channel(), sd.now(), 0
+      sd.spawn(function() while true do ch:send(1) sd.sleep(0.02) end end)
+      repeat
+        ready, value = sd.select({ conn, ch })
+        times = times + 1
+      until ready == conn
+      conn:write(value, " ", tostring(times > 3), " ", tostring(sd.now() - from < 2), "\n")
+      ch:close()
+      from = sd.now()
+      sd.select { conn } -- and begins anew
+      conn:write(tostring(sd.now() - from > 0.15), "\n")
+    end, nil, { timeouts = { idle = 0.2 } })
+    assert.equal("timeout true true", client:read "l")
+    assert.equal("true", client:read "l")
+    client:close()
+  end)
+
+  it("lets the connection be read by others afterwards, whoever was chosen or cancelled", function()
+    local client = testing.pair(function(conn)
+      local ch = sd.channel(1)
+      assert(not sd.select({ conn, conn, ch }, 0))
+      ch:send(1)
+      assert(sd.select { conn, ch } == ch)
+      sd.after(0.01, function() ch:send(2) end)
+      assert(sd.select { conn, conn, ch } == ch)
+      local task = sd.spawn(function() sd.select { conn, ch } end)
+      settle()
+      assert(select(3, sd.select { conn, ch }) == "busy")
+      task:cancel()
+      conn:write "ready\n"
+      local got = conn:read "l"
+      conn:write(got, "\n")
+    end)
+    assert.equal("ready", client:read "l")
+    client:write "mine\n"
+    assert.equal("mine", client:read "l")
+    client:close()
   end)
 end)
 

@@ -1,5 +1,7 @@
 -- Channels and sd.select between connections of one loop, in the real program.
+local socket = require "socket"
 local client = require "spec.support.client"
+local process = require "spec.support.process"
 local server = require "spec.support.server"
 
 local SCRIPT = [[
@@ -137,5 +139,79 @@ describe("select in a handler", function()
     local c = s:connect()
     assert.equal("4 true over", client.line(c))
     assert.equal("timeout", client.line(c))
+  end)
+
+  it("waits for the peer, another connection, a topic and the mailbox at once", function()
+    local s = start { ["h.lua"] = [[
+      local sd = require "sockdrawer"
+      return function(conn)
+        local news = sd.topic("news"):subscribe()
+        local other = conn:read "l" == "proxy" and assert(sd.connect("tcp://127.0.0.1:" .. conn:read "l"))
+        conn:write(conn.id, "\n")
+        while true do
+          local ready, value = sd.select({ conn, news, sd.receive, other or nil }, 60)
+          if not ready then
+            conn:write("none ", value, "\n")
+          elseif ready == conn then
+            if value ~= "data" then return end
+            local line = conn:read "l"
+            local id, text = line:match "^to (%S+) (.*)"
+            if id then sd.send(id, text) elseif other then other:write(line, "\n")
+            else sd.topic("news"):publish(line) end
+          elseif ready == other then
+            local line = value == "data" and other:read "l"
+            conn:write("upstream ", line or value, "\n")
+            if not line then return end
+          else
+            conn:write(ready == news and "news " or "mail ", value, "\n")
+          end
+        end
+      end]] }
+    local upstream = assert(socket.bind("127.0.0.1", 0))
+    local one, two = s:connect(), s:connect()
+    assert(one:send("proxy\n" .. select(2, upstream:getsockname()) .. "\n"))
+    local id = client.line(one)
+    client.ask(two, "plain")
+    upstream:settimeout(5 * process.scale)
+    local far = assert(upstream:accept())
+    assert(two:send("to " .. id .. " hello\n"))
+    assert.equal("mail hello", client.line(one))
+    assert(two:send "published\n")
+    assert.equal("news published", client.line(one))
+    assert.equal("news published", client.line(two))
+    assert(one:send "through\n")
+    assert.equal("through", client.line(far))
+    assert(far:send "back\n")
+    assert.equal("upstream back", client.line(one))
+    far:close()
+    assert.equal("upstream closed", client.line(one))
+    one:close()
+    upstream:close()
+    assert(two:send "again\n")
+    assert.equal("news again", client.line(two))
+    two:close()
+    assert.is_truthy(server.eventually(function() return s:rpc("status").pools[1].connections == 0 end))
+  end)
+
+  it("is told once that its pool drains, and what the peer has sent before", function()
+    local s = start { ["h.lua"] = [[
+      local sd = require "sockdrawer"
+      return function(conn)
+        local ch = sd.channel()
+        conn:write "here\n"
+        while true do
+          local ready, value = sd.select({ conn, ch, sd.receive }, 60)
+          if ready == conn and value ~= "data" then return end
+          conn:write(ready == conn and conn:read "l" or value, "\n")
+        end
+      end]] }
+    local c = s:connect()
+    assert.equal("here", client.line(c))
+    assert.equal("first", client.ask(c, "first"))
+    s:kill "TERM"
+    assert.equal("shutdown", client.line(c))
+    assert.equal("second", client.ask(c, "second"))
+    c:close()
+    assert.equal(0, s:wait())
   end)
 end)

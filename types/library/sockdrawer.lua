@@ -139,12 +139,13 @@ function sd.topic(name) end
 ---@return sockdrawer.Channel channel
 function sd.channel(size) end
 
---- Waits until one of them is ready, and takes from that one alone: a value of a channel, the end of a task. Among
---- those that are ready it is chance. What is over, a closed channel or an ended task, is always ready. Draining ends
---- the wait once.
----@param list (sockdrawer.Channel|sockdrawer.Task)[]
+--- Waits until one of them is ready, and takes from that one alone: a value of a channel, the end of a task, a message
+--- of a subscription or, with sd.receive in the list, of the own mailbox. Of a connection it takes nothing, and says
+--- "data", "closed" or, when it has been silent too long, "timeout". Among those that are ready it is chance. What is
+--- over, a closed channel or an ended task, is always ready. Draining ends the wait once.
+---@param list (sockdrawer.Channel|sockdrawer.Task|sockdrawer.Subscription|sockdrawer.Conn|fun(...): any)[]
 ---@param seconds? number default: for ever
----@return (sockdrawer.Channel|sockdrawer.Task)? ready
+---@return (sockdrawer.Channel|sockdrawer.Task|sockdrawer.Subscription|sockdrawer.Conn|fun(...): any)? ready
 ---@return any ... what its `receive` or `wait` would have given; "timeout" or "shutdown" if nothing is ready
 function sd.select(list, seconds) end
 

@@ -131,6 +131,18 @@ function events.event(conn, options)
   end
 end
 
+--- What a wait that takes nothing has come to.
+---@param data string|nil
+---@param err string|nil
+---@return "data"|"message"|"closed"|"timeout"|nil
+---@return "shutdown"|"busy"|nil
+function events.word_for(data, err)
+  if data then return "data" end
+  if err == "message" or err == "timeout" then return err end
+  if err == "shutdown" or err == "busy" then return nil, err end
+  return "closed"
+end
+
 --- conn:wait(s): what there is: "data", "message", "closed", or "timeout" after so many seconds; takes nothing.
 ---@param conn table
 ---@param seconds number|nil default: the idle timeout
@@ -140,11 +152,7 @@ function events.wait(conn, seconds)
   check_own(conn, "wait")
   local box = conn.pool and mailbox.own() or mailbox.none
   if box:count() > 0 then return "message" end
-  local data, err = conn:_await(seconds)
-  if data then return "data" end
-  if err == "message" or err == "timeout" then return err end
-  if err == "shutdown" or err == "busy" then return nil, err end
-  return "closed"
+  return events.word_for(conn:_await(seconds))
 end
 
 return events

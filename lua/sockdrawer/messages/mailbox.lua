@@ -43,7 +43,7 @@ end
 
 local function new(id, conn, pool)
   local box = { id = id, first = 1, last = 0, of = {}, dropped = 0, emptied = 0, conn = conn, most = limit_of(pool) }
-  boxes[id] = setmetatable(box, Mailbox)
+  boxes[id], box._line = setmetatable(box, Mailbox), box
   return box
 end
 
@@ -168,6 +168,13 @@ function Mailbox:wait(seconds)
   if why then return nil, why end
   return true
 end
+
+-- For sd.select: only its own task waits for it, so it is a line by itself.
+
+function Mailbox:_ready() return self.first <= self.last end
+function Mailbox:_take() return remove(self, self.first) end
+function Mailbox:join(waiter) self.waiter = waiter.task end
+function Mailbox:leave() self.waiter = nil end
 
 local function find_match(self, from, match)
   for at = from, self.last do

@@ -2,9 +2,11 @@
 -- handler, or kept until a task asks for it; and what if there is no room.
 
 local core = require "sockdrawer.core"
+local line = require "sockdrawer.line"
 local mailbox = require "sockdrawer.messages.mailbox"
 local plain = require "sockdrawer.plain"
 local runtime = require "sockdrawer.runtime"
+local sync = require "sockdrawer.sync"
 
 local subscription = {
   QUEUE = 1000,
@@ -26,10 +28,12 @@ Subscription.__index = Subscription
 ---@param conn table|nil
 ---@return sockdrawer.Subscription
 function subscription.new(topic, options, conn)
-  return setmetatable({
+  local self = setmetatable({
     topic = topic, most = options.queue or subscription.QUEUE, drop = options.drop or "oldest", as = options.as,
     conn = conn, extra = conn and conn:_extra(), waiting = 0, dropped = 0, first = 1, last = 0,
   }, Subscription)
+  if not conn then self._line = line.new(self) end
+  return self
 end
 
 --- Ends it: nothing more comes.
@@ -37,7 +41,7 @@ function Subscription:close()
   if self.closed then return end
   self.closed = true
   if self.on_close then self:on_close() end
-  if self.waiter then self.waiter:wake(nil, "closed") end
+  if self._line then self._line:wake_all() end
 end
 
 -- ---------------------------------------------------------------- no room
@@ -142,9 +146,7 @@ local function offer(self, message)
   local full = count(self) >= self.most
   if full and not make_room(self, drop_first) then return 0, 1 end
   keep(self, plain.copy(message))
-  local waiter = self.waiter
-  self.waiter = nil
-  if waiter then waiter:wake() end
+  if not full then self._line:call() end -- else it takes the place of one that was there to be taken
   return 1, full and 1 or 0
 end
 
@@ -172,21 +174,20 @@ function Subscription:deliver(message)
   return post(self, message)
 end
 
+-- More than what those who have been called will take?
+function Subscription:_ready() return self.closed or count(self) > self._line:owed() end
+
+function Subscription:_take()
+  if count(self) > 0 then return shift(self) end
+  return nil, "closed"
+end
+
 --- Takes the oldest message, waiting for one. Draining ends the wait.
 ---@param seconds number|nil
 ---@return any message, string|nil err "timeout", "shutdown", "closed"
 function Subscription:receive(seconds)
   if runtime.loading_scope() then error("a subscription cannot be waited for while code loads", 2) end
-  local due = seconds and core.now() + seconds
-  while count(self) == 0 do
-    if self.closed then return nil, "closed" end
-    if self.waiter and self.waiter:status() ~= "done" then return nil, "busy" end
-    self.waiter = core.current()
-    local _, why = core.park(due and math.max(0, due - core.now()), true)
-    self.waiter = nil
-    if why and count(self) == 0 then return nil, why end
-  end
-  return shift(self)
+  return sync.one(self, seconds, "subscription:receive")
 end
 
 --- Loops over the messages, until it is closed or the instance drains.
@@ -194,6 +195,5 @@ end
 function Subscription:each()
   return function() return (self:receive()) end
 end
-
 
 return subscription

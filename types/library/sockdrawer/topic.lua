@@ -41,7 +41,7 @@ local subscription = {}
 --- Takes the oldest message, waiting for one. Draining ends the wait.
 ---@param seconds? number default: for ever
 ---@return any message
----@return "timeout"|"shutdown"|"closed"|"busy"? err
+---@return "timeout"|"shutdown"|"closed"? err
 function subscription:receive(seconds) end
 
 --- Loops over the messages, until it is closed or the instance drains.
