@@ -153,7 +153,7 @@ static bool serve_one(l_listener *l, l_generation *g, const sd_claim *claim) {
   if (!sd_l_admission_enter(&l->pool->admission, index, (struct sockaddr *)&peer, &headcount, &why)) {
     reject(l, fd, why);
   } else {
-    err = sd_l_pool_serve(l->pool, g, fd, (struct sockaddr *)&peer, headcount);
+    err = sd_l_pool_serve(l->pool, g, fd, (struct sockaddr *)&peer, headcount, 0);
     if (err == 0) return true;
     sd_scoreboard_leave(sd_the_vm.scoreboard, index, headcount);
     close(fd);

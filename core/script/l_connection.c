@@ -85,6 +85,7 @@ static void fail_waiters(l_conn *c, int read_err, int write_err) {
 static void on_broken(sd_conn *conn) {
   l_conn *c = (l_conn *)conn;
   sd_l_give_end_raw(c);
+  sd_l_conn_happened(c, L_ENDED, conn->end);
   fail_waiters(c, SD_ECLOSED, conn->err);
   run_on_close(c);
 }
@@ -153,6 +154,7 @@ void sd_l_conn_serve(l_conn *c, lua_State *co, int nargs) {
 void sd_l_conn_drain(l_conn *c) {
   if (c->draining || c->conn.state != SD_CONN_OPEN) return;
   c->draining = true;
+  sd_l_conn_happened(c, L_DRAINING, 0);
   sd_l_read_interrupt(c);
   if (sd_l_pool_runs_tasks(c->pool) && !c->handler_over) {
     c->told = true;
@@ -165,6 +167,7 @@ void sd_l_conn_drain(l_conn *c) {
 
 void sd_l_conn_cut(l_conn *c, sd_end why, bool reset) {
   sd_conn_note_end(&c->conn, why);
+  sd_l_conn_happened(c, L_ENDED, c->conn.end);
   fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
   run_on_close(c);
   sd_l_give_end_raw(c);
@@ -360,6 +363,7 @@ static int l_close(lua_State *L) {
     return 1;
   }
   sd_conn_note_end(&c->conn, judge(c));
+  sd_l_conn_happened(c, L_ENDED, c->conn.end);
   fail_waiters(c, SD_ECLOSED, SD_ECLOSED);
   run_on_close(c);
   sd_sockopt_before_close(c->conn.source.fd);
@@ -377,6 +381,7 @@ static int l_shutdown(lua_State *L) {
   if (sd_task_interrupts(L)) return sd_task_later(L, l_shutdown);
   if (sd_l_conn_taken(c)) return sd_push_failure(L, SD_EBUSY);
   if (c->conn.state != SD_CONN_OPEN) return sd_push_failure(L, SD_ECLOSED);
+  sd_l_conn_happened(c, L_SHUT, (uint32_t)way);
   if (way != 0) {
     sd_conn_shutdown_read(&c->conn);
     sd_l_read_fail(c, SD_ECLOSED);
@@ -582,6 +587,40 @@ static int l_stats(lua_State *L) {
 
 /* ---- for the worker ---- */
 
+/* "-12.1s accepted": what happened so long ago. */
+static void add_row(lua_State *L, double ago, const char *text, unsigned times) {
+  char row[128];
+  int n = snprintf(row, sizeof row, "-%.1fs %s", ago, text);
+  if (times > 1) snprintf(row + n, sizeof row - (size_t)n, " (%u times)", times);
+  lua_pushstring(L, row);
+  lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
+}
+
+/* _history() → the rare things that have happened to it, the oldest first; the peer's messages that were read. */
+static int l_history_rows(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
+  char text[64];
+  lua_newtable(L);
+  add_row(L, seconds_since(c, c->conn.opened), c->pool != NULL ? "accepted" : "connected", 1);
+  const l_event *e;
+  for (unsigned i = 0; (e = sd_l_history_at(&c->history, i)) != NULL; i++)
+    add_row(L, seconds_since(c, c->conn.opened + e->at), sd_l_history_text(e, text, sizeof text), e->times);
+  lua_pushnumber(L, c->conn.messages);
+  return 2;
+}
+
+/* _shook(): the handshake of its transport is done. */
+static int l_shook(lua_State *L) {
+  sd_l_conn_happened(sd_l_conn_check(L, 1), L_HANDSHAKE, 0);
+  return 0;
+}
+
+/* _arrived(loop): it has come from there. */
+static int l_arrived(lua_State *L) {
+  sd_l_conn_happened(sd_l_conn_check(L, 1), L_ARRIVED, (uint32_t)luaL_checkinteger(L, 2));
+  return 0;
+}
+
 static int l_fd(lua_State *L) {
   lua_pushinteger(L, sd_l_conn_check(L, 1)->conn.source.fd);
   return 1;
@@ -697,6 +736,9 @@ static const luaL_Reg methods[] = {
   { "_deadlines", l_deadlines },
   { "_present", l_present },
   { "_fd", l_fd },
+  { "_history", l_history_rows },
+  { "_shook", l_shook },
+  { "_arrived", l_arrived },
   { "_drain", l_drain },
   { "_is_draining", l_is_draining },
   { "_cut", l_cut },

@@ -7,6 +7,7 @@
 #define SD_L_CONNECTION_H
 
 #include "base/errors.h"
+#include "l_history.h"
 #include "net/connection.h"
 #include "net/frame.h"
 #include "task.h"
@@ -72,6 +73,7 @@ struct l_conn {
   bool raw;                     /* somebody else reads and writes: conn:raw */
   bool has_mail, message_next;  /* its mailbox is not empty; the last event was not from there */
   bool in_directory, handler_over, gone, has_extra, has_on_close;
+  l_history history;
   bool presents; /* its transport knows better who the peer is, and where it came to */
 };
 
@@ -98,6 +100,11 @@ void sd_l_conn_cut(l_conn *c, sd_end why, bool reset);
 /* Other limits for an open connection; but what its handler has chosen for itself
  * stays. Waits under way go by them. */
 void sd_l_conn_take_limits(l_conn *c, const sd_conn_limits *limits);
+
+/* Notes something rare for its history. */
+static inline void sd_l_conn_happened(l_conn *c, l_happening kind, uint32_t about) {
+  sd_l_history_note(&c->history, sd_loop_now(c->conn.loop) - c->conn.opened, kind, about);
+}
 
 void sd_l_conn_push_id(lua_State *L, const l_conn *c);
 

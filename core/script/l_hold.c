@@ -174,7 +174,8 @@ static l_held *choose_by_queue(l_pool *pool) {
 }
 
 static int serve(l_pool *pool, l_generation *g, l_held *h) {
-  int err = sd_l_pool_serve(pool, g, h->fd, (struct sockaddr *)&h->peer, h->headcount);
+  uint64_t waited = sd_loop_now(&sd_the_vm.loop) - h->waiter.since;
+  int err = sd_l_pool_serve(pool, g, h->fd, (struct sockaddr *)&h->peer, h->headcount, waited);
   if (err)
     dismiss(pool, h, CLOSED);
   else

@@ -140,7 +140,7 @@ static int l_pack(lua_State *L) {
   sd_conn_flush(&c->conn); /* the less has to travel */
   if (c->conn.state != SD_CONN_OPEN || c->conn.err != 0) return sd_push_failure(L, SD_ECLOSED);
   if (c->reader != NULL || c->writers != NULL) return sd_push_failure(L, SD_EBUSY);
-  lua_createtable(L, 0, 20);
+  lua_createtable(L, 0, 22);
   sd_l_conn_push_id(L, c);
   lua_setfield(L, -2, "id");
   put_bytes(L, "input", &c->conn.in);
@@ -155,6 +155,9 @@ static int l_pack(lua_State *L) {
   put_number(L, "life", until(c, c->conn.life_deadline));
   put_number(L, "headcount", c->headcount);
   put_number(L, "deadline", until(c, c->conn.deadline));
+  put_number(L, "messages", c->conn.messages);
+  lua_pushlstring(L, (const char *)&c->history, sizeof c->history);
+  lua_setfield(L, -2, "history");
   put_flag(L, "eof", c->conn.eof);
   put_flag(L, "deaf", c->conn.deaf);
   put_flag(L, "fin", c->conn.fin);
@@ -258,6 +261,17 @@ static int unpack_bytes(lua_State *L, int index, l_conn *c) {
   return err;
 }
 
+/* Of another version of the program it may be of another shape. */
+static void unpack_history(lua_State *L, int index, l_conn *c) {
+  size_t length;
+  lua_getfield(L, index, "history");
+  const char *bytes = lua_tolstring(L, -1, &length);
+  if (bytes != NULL && length == sizeof c->history) memcpy(&c->history, bytes, length);
+  c->history.next %= SD_L_HISTORY;
+  if (c->history.count > SD_L_HISTORY) c->history.count = SD_L_HISTORY;
+  lua_pop(L, 1);
+}
+
 static int unpack(lua_State *L, int index, l_conn *c) {
   unpack_id(L, index, c);
   c->task.owns = flag_of(L, index, "owns");
@@ -268,6 +282,7 @@ static int unpack(lua_State *L, int index, l_conn *c) {
     sd_trial_served(sd_scoreboard_trial(sd_the_vm.scoreboard, c->pool->index), c->task.generation);
   c->conn.bytes_in = (uint64_t)number_of(L, index, "bytes_in");
   c->conn.bytes_out = (uint64_t)number_of(L, index, "bytes_out");
+  c->conn.messages = (uint32_t)number_of(L, index, "messages");
   c->conn.opened -= (uint64_t)number_of(L, index, "age");
   c->conn.active -= (uint64_t)number_of(L, index, "silent");
   c->conn.idle = (uint32_t)number_of(L, index, "idle");
@@ -281,6 +296,7 @@ static int unpack(lua_State *L, int index, l_conn *c) {
   c->conn.fin = flag_of(L, index, "fin");
   c->conn.want_fin = flag_of(L, index, "want_fin");
   c->follows = flag_of(L, index, "follows");
+  unpack_history(L, index, c);
   sd_conn_set_life_deadline(&c->conn, from_now(c, number_of(L, index, "life")));
   return 0;
 }

@@ -178,6 +178,7 @@ void sd_l_pool_conn_gone(l_conn *c) {
 
 void sd_l_pool_conn_change(l_conn *c, l_generation *to) {
   l_generation *from = c->generation;
+  if (to != from) sd_l_conn_happened(c, L_CHANGED, (uint32_t)to->number);
   if (to != from) sd_trial_served(trial_of(c->pool), to->number); /* what it ends with counts there too */
   to->connections++;
   c->generation = to;
@@ -234,7 +235,8 @@ static l_conn *make_connection(
   return sd_l_conn_new(L, fd, pool->limits, peer, err);
 }
 
-int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount) {
+int sd_l_pool_serve(
+  l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount, uint64_t waited) {
   lua_State *L = sd_the_vm.L;
   int err;
   g = choose(pool, g, peer);
@@ -249,6 +251,7 @@ int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr
   l_conn *c = make_connection(pool, g, fd, peer, offer, &err);
   if (c == NULL) return err;
   c->headcount = headcount;
+  if (waited > 0) sd_l_conn_happened(c, L_WAITED, (uint32_t)waited);
   sd_l_pool_set_sockopts(pool, fd, peer);
   sd_l_pool_join(pool, g, c);
   sd_trial_served(trial_of(pool), g->number);

@@ -55,7 +55,7 @@ struct l_pool {
   int loop;
   uint64_t revision; /* of the options */
   bool paused;
-  bool runs; /* tasks, in place of connections */
+  bool runs;                         /* tasks, in place of connections */
   l_pool_sockopts own_tcp, own_unix; /* what connections do not inherit from listen sockets */
   char name[SD_SCOREBOARD_NAME_MAX];
   const sd_conn_limits *limits; /* of new connections */
@@ -86,7 +86,8 @@ l_generation *sd_l_pool_current(l_pool *pool);
 /* Starts the handler of `g`, or of a canary beside it, on an accepted descriptor
  * whose place is reserved, and who is counted in `headcount`; or turns it away, as the
  * generation's manager says. 0 or -errno: then all three are still the caller's. */
-int sd_l_pool_serve(l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount);
+int sd_l_pool_serve(
+  l_pool *pool, l_generation *g, int fd, const struct sockaddr *peer, uint32_t headcount, uint64_t waited);
 
 /* Makes it one of the pool's connections, served by this generation. */
 void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c);

@@ -65,6 +65,7 @@ static void push_held(l_conn *c, lua_State *to, size_t n, size_t used) {
 static int give_up(l_conn *c, lua_State *to, int err, size_t most) {
   const read_op *op = &c->op;
   c->stopped = err;
+  sd_l_conn_happened(c, err == SD_ETIMEOUT && c->idle_out ? L_IDLE : L_READ, (uint32_t)err);
   if (op->iterator) {
     lua_pushnil(to);
     return 1;
@@ -462,6 +463,7 @@ static int read_exactly(lua_State *L, l_conn *c) {
   take_options(L, 3, &op);
   if (op.frame.exact > op.max) {
     c->stopped = SD_ELIMIT;
+    sd_l_conn_happened(c, L_READ, (uint32_t)SD_ELIMIT);
     return sd_push_failure(L, SD_ELIMIT);
   }
   return perform_as(L, c, &op, "conn:read");

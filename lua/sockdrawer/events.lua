@@ -5,6 +5,7 @@
 local events = {}
 
 local MOST, KINDS, SECONDS = 1000, 256, 600
+local STORY = 8 -- kinds in one line
 
 ---@class sockdrawer.EventStore
 local Store = {}
@@ -59,6 +60,36 @@ function Store:records(wanted)
     if #found >= (wanted.limit or math.huge) then break end
   end
   return found
+end
+
+-- How often each kind has come from a loop since then, and when last; by that.
+local function kinds_since(self, loop, since)
+  local kinds, by_name = {}, {}
+  for _, record in ipairs(self:records { loop = loop }) do
+    local name = tostring(record.event) .. (record.pool and " in " .. tostring(record.pool) or "")
+    local kind = by_name[name] or { name = name, times = 0 }
+    if record.ts >= since then
+      if kind.times == 0 then table.insert(kinds, kind) end
+      by_name[name], kind.times, kind.last = kind, kind.times + 1, record.ts
+    end
+  end
+  table.sort(kinds, function(a, b) return a.last < b.last end)
+  return kinds
+end
+
+--- What has come from a loop since then, in a line: names only, each kind once, the last one at the end.
+---@param loop integer
+---@param since number
+---@param now number
+---@return string
+function Store:story(loop, since, now)
+  local kinds, rows = kinds_since(self, loop, since), {}
+  for i = math.max(1, #kinds - STORY + 1), #kinds do
+    local kind = kinds[i]
+    table.insert(rows, ("-%.1fs %s"):format(math.max(0, now - kind.last), kind.name)
+      .. (kind.times > 1 and (" (%d times)"):format(kind.times) or ""))
+  end
+  return table.concat(rows, "; ")
 end
 
 --- How often each kind has come in the last `window` seconds: those that have, the most frequent first.

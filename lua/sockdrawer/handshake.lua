@@ -42,6 +42,7 @@ local function open(self, info)
   if not session then return nil, err end
   check(session)
   self.session = session
+  self.conn:_shook()
   present(self)
   return session
 end

@@ -61,19 +61,33 @@ local function children_of(conn)
   return rows
 end
 
+--- What has become of a connection up to now, as fields of the log line about its failure.
+---@param conn table
+---@return table
+function looking.past(conn)
+  local stats, events, reads = conn:stats(), conn:_history()
+  local waiting, dropped = mail_of(conn.id)
+  return {
+    age = stats.age, idle = stats.idle, bytes_in = stats.bytes_in, bytes_out = stats.bytes_out, reads = reads,
+    mailbox = waiting > 0 and waiting or nil, dropped = dropped > 0 and dropped or nil,
+    events = table.concat(events, "; "),
+  }
+end
+
 --- Everything about one connection: its handler's task and where that stands, what runs out when, what is queued.
 ---@param id string
 ---@return table|nil, string|nil err
 function looking.connection(id)
   local conn = core.find_connection(id)
   if not conn then return nil, "no such connection" end
-  local handle, stats = conn:_task(), conn:stats()
+  local handle, stats, events, reads = conn:_task(), conn:stats(), conn:_history()
   local task = row(id, "connection", handle, {})
   local ip, port = conn:peer()
   return {
     id = id, pool = conn.pool, generation = conn.generation, loop = conn.loop,
     peer = runtime.origin(conn).peer, ip = ip, port = port,
     age = stats.age, idle = stats.idle, bytes_in = stats.bytes_in, bytes_out = stats.bytes_out,
+    reads = reads, events = list(events),
     state = task.state, waits_for = task.waits_for, since = task.since,
     traceback = handle and handle:traceback(),
     timers = setmetatable(conn:_deadlines(), { __jsontype = "object" }),

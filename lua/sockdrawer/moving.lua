@@ -107,6 +107,7 @@ function answers.arrive(self, params, fds, loop)
   local conn, err = pool.core:admit(fds[1] or -1, number, params.packed, loaded.resume, loaded.args, params.carried)
   release(self, params.token)
   if not conn then return nil, err end
+  conn:_arrived(loop.number)
   whereabouts.arrived(conn.id, params.luggage, loop)
   if self.retiring then self:evacuate() end
   return true

@@ -15,6 +15,7 @@ local runtime = {
   loading = nil,   -- while a script or module loads: its scope
   supervisor_uid = nil, -- in a loader: its own may be that of sd.server{ user = }
   limits_of = nil, -- fn(pool) → its limits, in a worker
+  handler_of = function() end, -- fn(pool, generation) → the name of its module, in a worker
   control = nil,   -- fn(verb, params) → result | nil, err, data: asks the instance
   states = {},     -- the tables of sd.state, which outlive every generation
   parting = {},    -- scopes that are over, but for what they have yet to stop

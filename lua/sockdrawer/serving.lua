@@ -159,7 +159,8 @@ local function load_generation(self, change, name, wanted, runs)
   loaded_parts, scope, code_of_parts = load_parts(self, change, name, wanted, find, scope)
   return {
     parts = loaded_parts, code = { code, code_of_parts },
-    number = wanted.number, origin = wanted.origin or wanted.number, args = wanted.args or {}, scope = scope,
+    name = wanted.module or "(inline)", number = wanted.number, origin = wanted.origin or wanted.number,
+    args = wanted.args or {}, scope = scope,
     shape = shape, handler = handler, find = find,
     fn = enter[shape](handler, find), resume = resume[shape](handler, find),
   }

@@ -284,7 +284,7 @@ verbs.rows = {
     options = {
       parameter("deadline", "seconds", "give up when it has not been between two messages for so long (5)"),
     }, changes = true, patient = true, show = "line" },
-  { name = "conn", help = "everything about one connection: where its handler stands, timers, queues",
+  { name = "conn", help = "everything about one connection: where its handler stands, timers, queues, events",
     args = { parameter("conn", "text", "its id") }, show = "fields", objects = { "timers" } },
   { name = "post", help = "put a text into the mailbox of a connection's handler",
     args = { parameter("conn", "text", "its id"), parameter("text", "text", "the message", { word = "TEXT" }) },

@@ -39,15 +39,17 @@ Worker.__index = Worker
 
 -- Errors: one line each, with whatever is known about where it happened.
 
-local function report(conn, text, origin)
-  local fields = runtime.origin(conn)
-  for key, value in pairs(origin or {}) do fields[key] = value end
-  fields.msg = text
+local function report(conn, text, origin, task)
+  local fields = conn and looking.past(conn) or {}
+  for _, more in ipairs { runtime.origin(conn), origin or {} } do
+    for key, value in pairs(more) do fields[key] = value end
+  end
+  fields.handler, fields.task, fields.msg = runtime.handler_of(fields.pool, fields.generation), task, text
   log.error(fields.pool and "handler_error" or "task_error", fields)
 end
 
 local function on_task_error(id, text, conn)
-  report(conn, text, tasks.failed(id, text))
+  report(conn, text, tasks.failed(id, text), not (conn and conn.id == id) and id or nil)
 end
 
 -- What user code prints is one log line per call.
@@ -450,6 +452,11 @@ function worker.start(channel, options)
   runtime.limits_of = function(name)
     local pool = self.serving.pools[name]
     return pool and pool.options.limits
+  end
+  runtime.handler_of = function(name, number)
+    local pool = self.serving.pools[name]
+    local code = pool and pool.generations[number]
+    return code and code.name
   end
   self.moving = moving.new(self.serving, function(pool, number)
     return self.peer:call("generation", { pool = pool, generation = number })

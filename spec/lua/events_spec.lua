@@ -25,6 +25,24 @@ describe("the store of events", function()
     assert.equal(0, count(1610, 600, {}))
   end)
 
+  it("tells what has come from a loop since then, each kind once, the newest last", function()
+    local store = events.new()
+    local function from(loop, ts, event, pool)
+      store:add { ts = ts, level = "info", event = event, pool = pool, loop = loop, msg = "secret" }
+    end
+    from(1, 90, "worker_died")
+    from(1, 100, "worker_running")
+    from(2, 101, "stuck")
+    for i = 1, 3 do from(1, 101 + i, "handler_error", "p") end
+    from(1, 103, "handler_error", "q")
+    assert.equal("-10.0s worker_running; -7.0s handler_error in q; -6.0s handler_error in p (3 times)",
+      store:story(1, 95, 110))
+    for i = 1, 20 do from(1, 105, "kind" .. i) end
+    local _, kinds = store:story(1, 95, 110):gsub("kind", "")
+    assert.equal(8, kinds)
+    assert.equal("", store:story(3, 95, 110))
+  end)
+
   it("keeps the last records, and finds them by kind, pool and loop", function()
     local store = events.new(10)
     for i = 1, 25 do store:add { ts = i, level = "info", event = i % 2 == 0 and "even" or "odd", loop = i % 3 } end

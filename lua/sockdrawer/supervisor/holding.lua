@@ -3,6 +3,7 @@
 -- It is asked through the scoreboard and a signal (core/base/order.h), since it reads nothing else. Only code that is
 -- interpreted can answer: what LuaJIT has compiled, and C, are seen from outside, by the address they are at.
 
+local pools = require "sockdrawer.supervisor.pools"
 local procfs = require "sockdrawer.procfs"
 
 local holding = {}
@@ -19,12 +20,18 @@ local function connection_id(worker, slot)
   return ("%d.%d.%.0f"):format(worker.loop, worker.incarnation, slot.busy_connection)
 end
 
+local function handler_at(instance, slot)
+  local pool = pool_at(instance, slot.busy_pool)
+  local generation = pool and pool.generations[slot.busy_generation]
+  return generation and pools.handler_name(generation)
+end
+
 --- For whom a worker is in Lua code: fields for a log line.
----@return { pool: string|nil, generation: integer|nil, conn: string|nil }
+---@return { pool: string|nil, generation: integer|nil, handler: string|nil, conn: string|nil }
 function holding.origin(instance, worker, slot)
   return {
     pool = instance.pools:name_at(slot.busy_pool), generation = slot.busy_generation,
-    conn = connection_id(worker, slot),
+    handler = handler_at(instance, slot), conn = connection_id(worker, slot),
   }
 end
 

@@ -18,7 +18,7 @@ local function kill(instance, worker, slot, text)
   worker.error = "memory: " .. text .. holding.words(origin)
   log.error("memory_kill", {
     loop = worker.loop, pid = worker.pid, pool = origin.pool, generation = origin.generation, conn = origin.conn,
-    msg = text,
+    handler = origin.handler, msg = text,
   })
   worker.child:kill()
 end

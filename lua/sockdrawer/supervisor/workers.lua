@@ -116,6 +116,7 @@ function Workers:_spawn(loop)
   self.incarnation = self.incarnation + 1
   local worker = {
     loop = loop, slot = slot, incarnation = self.incarnation, state = "starting", has = {}, ran = sync.promise(),
+    born = core.time(),
   }
   worker.child, err = instance:spawn_worker {
     role = "worker", title = ("sockdrawer: worker %d %s"):format(loop, instance.name),
@@ -142,7 +143,7 @@ function Workers:inherit(row)
   local worker = {
     loop = row.loop, slot = row.slot, incarnation = row.incarnation, state = row.state, has = row.has,
     script = row.script, version = row.version, retired = row.retired, restarts = row.restarts, due = row.due,
-    pid = row.pid, owed = row.owed, ran = sync.promise(),
+    pid = row.pid, owed = row.owed, ran = sync.promise(), born = 0,
   }
   worker.ran:resolve(true)
   local child, err = process.adopt {
@@ -286,13 +287,14 @@ function Workers:catch_up(worker)
 end
 
 -- One that never ran has its error told once, when the restarts are used up. `origin` is whose code it was in.
-local function log_death(worker, state, reason, lost, origin)
+local function log_death(instance, worker, state, reason, lost, origin)
   if state == "starting" then
     return log.info("worker_not_started", { loop = worker.loop, pid = worker.pid })
   end
   log.error("worker_died", {
     loop = worker.loop, pid = worker.pid, msg = reason, lost = lost, state = state,
-    pool = origin.pool, generation = origin.generation, conn = origin.conn,
+    pool = origin.pool, generation = origin.generation, conn = origin.conn, handler = origin.handler,
+    events = instance.events:story(worker.loop, worker.born, core.time()),
   })
 end
 
@@ -336,7 +338,7 @@ function Workers:_gone(worker, status)
   instance.listeners:worker_gone(worker)
   local reason = worker.error or process.describe(status) .. memory.remark(worker)
   if not worker.leaving then
-    log_death(worker, before, reason, lost, holding.origin(instance, worker, slot))
+    log_death(instance, worker, before, reason, lost, holding.origin(instance, worker, slot))
     probation.blame(instance, slot, ("worker %d died: %s"):format(worker.loop, reason))
   end
   instance.background:worker_gone(worker, slot, reason)

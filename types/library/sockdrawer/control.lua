@@ -304,7 +304,7 @@ function control.move(params) end
 ---@class sockdrawer.Control.conn
 ---@field conn string its id
 
---- Everything about one connection: where its handler stands, timers, queues.
+--- Everything about one connection: where its handler stands, timers, queues, events.
 ---@param params sockdrawer.Control.conn
 ---@return table? result
 ---@return string? err
