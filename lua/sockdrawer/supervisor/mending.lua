@@ -1,0 +1,55 @@
+--- Listen sockets that user code has broken, through the FFI or a C module: shut down, which all processes share, or
+-- closed in its own process.
+--
+-- A worker that cannot accept says why. A socket that does not listen any more is opened anew, and who is connected
+-- notices nothing. If it is fine here, the worker has lost its descriptor, and by now somebody else in it may have that
+-- number: such a worker is replaced.
+
+local core = require "sockdrawer.core"
+local leaving = require "sockdrawer.supervisor.leaving"
+local log = require "sockdrawer.log"
+local pools = require "sockdrawer.supervisor.pools"
+
+local mending = {}
+
+local WAIT, TRY_AGAIN = 30, 1
+local IN_FLIGHT = 2 -- what was said so soon after a mending may have been about the old socket
+
+-- Gives up the sockets of a pool that do not listen any more. Answers whether there was one.
+local function drop_broken(listeners, pool)
+  local found = false
+  for _, group in ipairs(pool.groups) do
+    for _, member in ipairs { unpack(group.members) } do
+      if member.fd and select(2, core.queued(member.fd)) == "EINVAL" then
+        leaving.let_go(listeners, group, member)
+        found = true
+      end
+    end
+  end
+  return found
+end
+
+local function open_anew(instance, pool)
+  local who = { uid = core.getuid(), pid = core.getpid() }
+  while pools.in_service(pool) and instance.state == "ready" do
+    if instance:ask("relisten", { pool = pool.name, wait = WAIT }, who) then return end
+    core.park(TRY_AGAIN)
+  end
+end
+
+--- A worker could not accept for a pool: `err` is EINVAL, EBADF or ENOTSOCK.
+function mending.look(instance, worker, name, err)
+  local pool = instance.pools.by_name[name]
+  if not pool or not pools.in_service(pool) then return end
+  if core.now() - (pool.mended or -IN_FLIGHT) < IN_FLIGHT then return end
+  if drop_broken(instance.listeners, pool) then
+    pool.mended = core.now()
+    log.error("listen_broken", { pool = name, loop = worker.loop, msg = "a listen socket was shut down: opened anew" })
+    return open_anew(instance, pool)
+  end
+  worker.error = ("its listen socket of pool %s was closed in it: %s"):format(name, err)
+  if worker.child.embedded then return log.error("listen_broken", { pool = name, msg = worker.error }) end
+  worker.child:kill()
+end
+
+return mending
