@@ -386,6 +386,58 @@ describe("a name", function()
   end)
 end)
 
+describe("a name whose holders come and go", function()
+  after_each(server.cleanup)
+
+  -- Who has the name holds the lock of a file, which the kernel takes from no process that lives.
+  local CONTENDERS = [=[
+local ffi = require "ffi"
+local sd = require "sockdrawer"
+local uv = require "luv"
+ffi.cdef "int flock(int fd, int how);"
+local function hold()
+  local fd = assert(uv.fs_open("lock", "w", 384))
+  local alone = ffi.C.flock(fd, 6) == 0
+  sd.log.info(alone and "holder" or "second holder", { msg = sd.self() })
+  sd.trap()
+  sd.receive()
+  sd.sleep(0.02)
+  uv.fs_close(fd)
+end
+local function contend()
+  while not sd.register "boss" do sd.sleep(0.001) end
+  hold()
+end
+for _ = 1, 3 do
+  sd.spawn(function() while true do sd.spawn(contend):wait() end end)
+end
+return function(conn)
+  for _ in conn:lines() do
+    local boss = sd.whereis "boss"
+    if boss then sd.exit(boss, "enough") end
+    conn:write(boss or "nobody", "\n")
+  end
+end]=]
+
+  it("never has two of them, however they end", function()
+    local s = start { script = CONTENDERS }
+    local function holders() return select(2, s:log():gsub("event=holder", "")) end
+    for round = 1, 40 do
+      local before = holders()
+      assert.is_truthy(process.eventually(function() 
+        local boss = client.ask(s:connect(), "end")
+        return boss and boss ~= "nobody"
+      end))
+      assert.is_truthy(process.eventually(function() return holders() > before end), s:log())
+      if round % 5 == 0 then
+        local loop = tonumber(s:log():match "event=holder.*event=holder[^\n]*msg=(%d+)" or 1)
+        s:kill("KILL", s:rpc("status").loops[loop].pid)
+      end
+    end
+    assert.is_nil(s:log():find("second holder", 1, true))
+  end)
+end)
+
 describe("a worker that dies", function()
   after_each(server.cleanup)
 
