@@ -199,8 +199,66 @@ for _, across in ipairs { false, true } do
       assert.equal(across and 1500 or 1000, taken)
       assert.equal("1000 true", b:ask "count 1500")
     end)
+
+    it("that are too many are counted where an operator sees it", function()
+      local s = start()
+      local a, b = two(s, across)
+      a:ask("flood " .. b.id .. " 1500")
+      local queues
+      assert.is_truthy(process.eventually(function()
+        queues = s:rpc("conn", { conn = b.id }).queues
+        return queues.dropped == 500
+      end), queues.dropped)
+      assert.equal(1000, queues.mailbox)
+      for _, row in ipairs(s:rpc "tasks") do
+        if row.id == b.id then assert.same({ 1000, 500 }, { row.mailbox, row.dropped }) end
+      end
+      b.socket:close()
+      assert.is_truthy(process.eventually(function() return s:rpc("status").pools[1].connections == 1 end))
+      local dropped = {}
+      for i, row in ipairs(s:rpc("status").loops) do dropped[i] = row.dropped end
+      assert.same(across and { 0, 500 } or { 500, 0 }, dropped)
+    end)
   end)
 end
+
+describe("limits.mailbox", function()
+  after_each(server.cleanup)
+
+  it("is that of the pool, for its connections, their tasks and background tasks; a script's own tasks have 1000",
+    function()
+      local s = server.start { args = { "-n", "1" }, script = [=[
+local sd = require "sockdrawer"
+local function wait(name)
+  sd.register(name)
+  sd.receive(nil, function(message) return message == "end" end)
+end
+sd.spawn(wait, "of the script")
+local function count(id)
+  local n = 0
+  while n < 2000 and sd.send(id, n) do n = n + 1 end
+  return n
+end
+sd.pool("sweep", { run = 1, limits = { mailbox = 3 }, handler = function(task)
+  sd.spawn(wait, "of a background task")
+  wait "background"
+end })
+sd.pool("p", { listen = "tcp://127.0.0.1:0", limits = { mailbox = 5 }, handler = function(conn)
+  sd.spawn(wait, "of a connection")
+  for line in conn:lines() do conn:write(count(line == "self" and conn.id or sd.whereis(line)), "\n") end
+end })]=] }
+      local c = s:connect "p"
+      local found = {}
+      for _, name in ipairs { "of the script", "background", "of a background task", "of a connection", "self" } do
+        found[name] = tonumber(client.ask(c, name))
+      end
+      assert.same({
+        ["of the script"] = 1000, background = 3, ["of a background task"] = 3, ["of a connection"] = 5, self = 5,
+      }, found)
+      assert(s:rpc("set", { pool = "p", values = { ["limits.mailbox"] = 7 } }))
+      assert.equal("7", client.ask(s:connect "p", "self"))
+    end)
+end)
 
 describe("a message", function()
   after_each(server.cleanup)

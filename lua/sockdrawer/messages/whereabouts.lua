@@ -11,7 +11,6 @@ local sync = require "sockdrawer.sync"
 
 local whereabouts = {
   deliver = nil, ---@type fun(kind: string, id: string, value: any, from: sockdrawer.Loop|nil) these two are the post's
-  dropped = 0, -- messages to those who had just moved, which came too fast
   flush = nil, ---@type fun(loop: sockdrawer.Loop)
 }
 
@@ -212,7 +211,7 @@ end
 function whereabouts.put_aside(id, kind, value)
   local aside = settling[id]
   if kind == "message" and #aside >= MOST_ASIDE then
-    whereabouts.dropped = whereabouts.dropped + 1
+    core.dropped_message() -- to somebody who has just moved they came too fast
     return nil, "limit"
   end
   table.insert(aside, { kind, value })

@@ -37,13 +37,13 @@ end
 local function loop_row(instance, loop, restarts)
   local worker = instance.workers.by_loop[loop]
   if not worker then
-    return { loop = loop, pid = 0, state = "starting", restarts = restarts, connections = 0, lag = 0 }
+    return { loop = loop, pid = 0, state = "starting", restarts = restarts, connections = 0, lag = 0, dropped = 0 }
   end
   local slot = instance.scoreboard:slot(worker.slot)
   return {
     held_by = worker.state == "stuck" and slot.busy and holding.origin(instance, worker, slot) or nil,
     loop = loop, pid = worker.pid, state = worker.state, restarts = restarts, connections = slot.connections,
-    lag = math.max(slot.lag or 0, not worker.preparing and slot.busy or 0),
+    lag = math.max(slot.lag or 0, not worker.preparing and slot.busy or 0), dropped = slot.dropped_messages,
   }
 end
 
