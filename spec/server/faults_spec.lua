@@ -266,13 +266,20 @@ local function start()
   return server.start { script = SCRIPT, files = FILES, timeout = 20 }
 end
 
+local function begin()
+  local s = start()
+  return s, gather(s, 100, "echo"), s:workers()
+end
+
+local function expect_logged(s, pattern, from)
+  local found = server.eventually(function() return s:log():match(pattern, from) end, 20)
+  assert.is_truthy(found, s:log():sub(from))
+  return found
+end
+
 describe("only the connection ends after", function()
   local s, crowd, workers
-  setup(function()
-    s = start()
-    crowd = gather(s, 100, "echo")
-    workers = s:workers()
-  end)
+  setup(function() s, crowd, workers = begin() end)
   teardown(server.cleanup)
 
   local function expect_all_well()
@@ -295,9 +302,7 @@ describe("only the connection ends after", function()
       if word then victim:send(word .. "\n") end
       client.rest(victim, 10)
       crowd:hear()
-      if logged then
-        assert.is_truthy(server.eventually(function() return s:log():find(logged, from) end), s:log():sub(from))
-      end
+      if logged then expect_logged(s, logged, from) end
       expect_all_well()
       victim:close()
     end)
@@ -357,11 +362,7 @@ end)
 
 describe("nobody ends after", function()
   local s, crowd, workers
-  setup(function()
-    s = start()
-    crowd = gather(s, 100, "echo")
-    workers = s:workers()
-  end)
+  setup(function() s, crowd, workers = begin() end)
   teardown(server.cleanup)
 
   for _, fault in ipairs(NOBODY) do
@@ -373,9 +374,7 @@ describe("nobody ends after", function()
       crowd:ask()
       one:send(word .. "\n")
       if fault.says then assert.matches(fault.says, client.line(one, 10)) end
-      if logged then
-        assert.is_truthy(server.eventually(function() return s:log():find(logged, from) end, 10), s:log():sub(from))
-      end
+      if logged then expect_logged(s, logged, from) end
       assert.equal("well", client.ask(one, "well"))
       crowd:hear()
       crowd:round()
@@ -441,10 +440,7 @@ end)
 
 describe("the worker ends and is replaced after", function()
   local s, crowd
-  setup(function()
-    s = start()
-    crowd = gather(s, 100, "echo")
-  end)
+  setup(function() s, crowd = begin() end)
   teardown(server.cleanup)
 
   local function loop_of(worker, rows)
@@ -462,8 +458,7 @@ describe("the worker ends and is replaced after", function()
       assert.equal("x", client.ask(victim, "x"))
       crowd:ask()
       victim:send(word .. "\n")
-      local found = server.eventually(function() return s:log():match("event=worker_died[^\n]*", from) end, 20)
-      assert.is_truthy(found, s:log():sub(from))
+      local found = expect_logged(s, "event=worker_died[^\n]*", from)
       local lost = loop_of(tonumber(found:match "pid=(%d+)"), before)
       crowd:hear(lost)
       crowd:round(lost) -- who had its answer before the end has none after it

@@ -482,7 +482,7 @@ end]=]
     local function holders() return select(2, s:log():gsub("event=holder", "")) end
     for round = 1, 40 do
       local before = holders()
-      assert.is_truthy(process.eventually(function() 
+      assert.is_truthy(process.eventually(function()
         local boss = client.ask(s:connect(), "end")
         return boss and boss ~= "nobody"
       end))
