@@ -15,15 +15,12 @@ local mending = {}
 local WAIT, TRY_AGAIN = 30, 1
 local IN_FLIGHT = 2 -- what was said so soon after a mending may have been about the old socket
 
--- Gives up the sockets of a pool that do not listen any more. Answers whether there was one.
-local function drop_broken(listeners, pool)
-  local found = false
+-- Those of a pool that do not listen any more: { group, member }.
+local function find_broken(pool)
+  local found = {}
   for _, group in ipairs(pool.groups) do
-    for _, member in ipairs { unpack(group.members) } do
-      if member.fd and select(2, core.queued(member.fd)) == "EINVAL" then
-        leaving.let_go(listeners, group, member)
-        found = true
-      end
+    for _, member in ipairs(group.members) do
+      if member.fd and select(2, core.queued(member.fd)) == "EINVAL" then table.insert(found, { group, member }) end
     end
   end
   return found
@@ -42,8 +39,10 @@ function mending.look(instance, worker, name, err)
   local pool = instance.pools.by_name[name]
   if not pool or not pools.in_service(pool) then return end
   if core.now() - (pool.mended or -IN_FLIGHT) < IN_FLIGHT then return end
-  if drop_broken(instance.listeners, pool) then
+  local broken = find_broken(pool)
+  if broken[1] then
     pool.mended = core.now()
+    for _, one in ipairs(broken) do leaving.let_go(instance.listeners, one[1], one[2]) end
     log.error("listen_broken", { pool = name, loop = worker.loop, msg = "a listen socket was shut down: opened anew" })
     return open_anew(instance, pool)
   end
