@@ -40,6 +40,8 @@ struct l_listener {
   bool ready;        /* its queue may hold something */
   bool last_call;    /* nothing new arrives here any more: its acceptor is not asked */
   bool leaving;      /* empties its queue, then closes */
+  ino_t inode;       /* of the socket */
+  bool hung_up;      /* it does not listen any more */
   bool more;         /* but not yet: more will be offered */
   sd_task *leaver;   /* waits for that */
 };
@@ -55,7 +57,7 @@ struct l_pool {
   int loop;
   uint64_t revision; /* of the options */
   bool paused;
-  bool runs; /* tasks, in place of connections */
+  bool runs;                         /* tasks, in place of connections */
   l_pool_sockopts own_tcp, own_unix; /* what connections do not inherit from listen sockets */
   char name[SD_SCOREBOARD_NAME_MAX];
   const sd_conn_limits *limits; /* of new connections */

@@ -200,8 +200,8 @@ local function log_ended(row)
   })
 end
 
--- What accept says of a descriptor that is no listen socket any more.
-local BROKEN = { EINVAL = true, EBADF = true, ENOTSOCK = true }
+-- It may not listen any more; its descriptor is another's by now.
+local BROKEN = { EINVAL = true, ESTALE = true }
 
 local function open_pool(self, state)
   local options = settings(state.options, state.revision)

@@ -98,3 +98,32 @@ describe("an instance whose supervisor is killed", function()
     client.expect_closed(of[2])
   end)
 end)
+
+describe("a listen socket that all loops share", function()
+  after_each(server.cleanup)
+
+  it("is opened anew when code has shut it down, and the connections that are open live on", function()
+    local s = server.start { args = { "-n", "2" }, script = [[
+local ffi = require "ffi"
+ffi.cdef "int shutdown(int fd, int how); int getsockopt(int fd, int level, int name, void *value, unsigned *size);"
+local function shut_all()
+  local listens, size = ffi.new "int[1]", ffi.new("unsigned[1]", 4)
+  for fd = 3, 1023 do
+    if ffi.C.getsockopt(fd, 1, 30, listens, size) == 0 and listens[0] == 1 then ffi.C.shutdown(fd, 2) end
+  end
+end
+require("sockdrawer").pool("p", { listen = "unix:here.sock", handler = function(conn)
+  for line in conn:lines() do
+    if line == "shut" then shut_all() end
+    conn:write(line, "\n")
+  end
+end })]] }
+    local inside = s:connect()
+    for n = 1, 2 do
+      assert.equal("shut", client.ask(inside, "shut"))
+      assert.is_truthy(process.eventually(function() return s:count_log "verb=relisten" == n end))
+      assert.equal("x", client.ask(s:connect(), "x"))
+    end
+    assert.equal("still here", client.ask(inside, "still here"))
+  end)
+end)

@@ -2,8 +2,7 @@
 -- closed in its own process.
 --
 -- A worker that cannot accept says why. A socket that does not listen any more is opened anew, and who is connected
--- notices nothing. If it is fine here, the worker has lost its descriptor, and by now somebody else in it may have that
--- number: such a worker is replaced.
+-- notices nothing. A worker that has lost its descriptor is replaced: somebody else in it may have that number by now.
 
 local core = require "sockdrawer.core"
 local leaving = require "sockdrawer.supervisor.leaving"
@@ -13,7 +12,6 @@ local pools = require "sockdrawer.supervisor.pools"
 local mending = {}
 
 local WAIT, TRY_AGAIN = 30, 1
-local IN_FLIGHT = 2 -- what was said so soon after a mending may have been about the old socket
 
 -- Those of a pool that do not listen any more: { group, member }.
 local function find_broken(pool)
@@ -34,19 +32,24 @@ local function open_anew(instance, pool)
   end
 end
 
---- A worker could not accept for a pool: `err` is EINVAL, EBADF or ENOTSOCK.
+local function mend(instance, worker, pool)
+  local broken = find_broken(pool)
+  if not broken[1] or pool.mending then return end
+  pool.mending = true
+  for _, one in ipairs(broken) do leaving.let_go(instance.listeners, one[1], one[2]) end
+  log.error("listen_broken", {
+    pool = pool.name, loop = worker.loop, msg = "a listen socket was shut down: opened anew",
+  })
+  open_anew(instance, pool)
+  pool.mending = nil
+end
+
+--- A worker could not accept for a pool: `err` is EINVAL, or ESTALE: it has lost its descriptor.
 function mending.look(instance, worker, name, err)
   local pool = instance.pools.by_name[name]
   if not pool or not pools.in_service(pool) then return end
-  if core.now() - (pool.mended or -IN_FLIGHT) < IN_FLIGHT then return end
-  local broken = find_broken(pool)
-  if broken[1] then
-    pool.mended = core.now()
-    for _, one in ipairs(broken) do leaving.let_go(instance.listeners, one[1], one[2]) end
-    log.error("listen_broken", { pool = name, loop = worker.loop, msg = "a listen socket was shut down: opened anew" })
-    return open_anew(instance, pool)
-  end
-  worker.error = ("its listen socket of pool %s was closed in it: %s"):format(name, err)
+  if err ~= "ESTALE" then return mend(instance, worker, pool) end
+  worker.error = ("its listen socket of pool %s was closed in it"):format(name)
   if worker.child.embedded then return log.error("listen_broken", { pool = name, msg = worker.error }) end
   worker.child:kill()
 end
