@@ -537,6 +537,7 @@ void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot, sd_slot_vie
     .lag_ns = peek(&s->lag_ns),
     .beat_ns = peek(&s->beat_ns),
     .dropped_logs = peek(&s->dropped_logs),
+    .dropped_messages = peek(&s->dropped_messages),
     .loading = s->loading,
     .starved = s->starved,
   };
@@ -581,7 +582,7 @@ static uint64_t fold(sd_scoreboard *sb, uint32_t pool, uint32_t slot) {
 static void clear_slot(sd_scoreboard_slot *s) {
   s->entered_ns = s->generation = s->connection = 0;
   s->pool = SD_SCOREBOARD_NO_POOL;
-  s->beat_ns = s->lag_ns = s->dropped_logs = 0;
+  s->beat_ns = s->lag_ns = s->dropped_logs = s->dropped_messages = 0;
   s->loading = s->starved = 0;
   sd_order_clear(&s->order);
   s->pid = s->loop = 0;

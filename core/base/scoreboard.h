@@ -72,7 +72,8 @@ typedef struct {
   _Atomic uint64_t beat_ns; /* CLOCK_MONOTONIC of the last beat */
   _Atomic uint64_t lag_ns;  /* how late that beat came */
   _Atomic uint64_t dropped_logs;
-  _Atomic uint32_t starved; /* even after a full collection its Lua heap is above its limit */
+  _Atomic uint64_t dropped_messages; /* for whom there was no room */
+  _Atomic uint32_t starved;          /* even after a full collection its Lua heap is above its limit */
   /* Written by the supervisor. */
   _Alignas(SD_SCOREBOARD_LINE) _Atomic uint32_t state;
   _Atomic int32_t pid;
@@ -250,6 +251,7 @@ typedef struct {
   uint64_t lag_ns;
   uint64_t beat_ns;
   uint64_t dropped_logs;
+  uint64_t dropped_messages;
   bool loading;
   bool starved;
   uint64_t entered_ns; /* 0: idle, and the next three mean nothing */
@@ -328,6 +330,10 @@ static inline bool sd_scoreboard_in_pool(const sd_scoreboard *sb) {
 
 static inline void sd_scoreboard_dropped_log(const sd_scoreboard *sb) {
   atomic_fetch_add_explicit(&sd_scoreboard_own(sb)->dropped_logs, 1, memory_order_relaxed);
+}
+
+static inline void sd_scoreboard_dropped_message(const sd_scoreboard *sb) {
+  atomic_fetch_add_explicit(&sd_scoreboard_own(sb)->dropped_messages, 1, memory_order_relaxed);
 }
 
 /* Where only its owner writes a counter, a plain load and store will do. */

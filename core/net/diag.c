@@ -25,6 +25,7 @@ typedef struct {
 int sd_diag_queued(int fd) {
   struct pollfd p = { .fd = fd, .events = POLLIN };
   int n = poll(&p, 1, 0);
+  if (n > 0 && (p.revents & (POLLHUP | POLLNVAL))) return -EINVAL;
   return n < 0 ? -errno : n > 0;
 }
 

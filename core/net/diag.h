@@ -7,7 +7,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* Connections wait in the accept queue: 1 or 0, or what poll() said. */
+/* Connections wait in the accept queue: 1 or 0, or what poll() said; -EINVAL if it
+ * does not listen any more, since somebody who shares it has shut it down. */
 int sd_diag_queued(int fd);
 
 /* How many handshakes are under way on the socket's port, whichever socket of the

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "l_pool.h"
@@ -59,10 +60,18 @@ static void tell_of_failure(l_pool *pool, int err, uint64_t rest) {
   sd_l_pool_tell(pool->on_event, sd_error_word(-err), (double)rest / 1000);
 }
 
+/* Code of the user's may have closed the descriptor, and somebody else have that number
+ * by now. */
+static bool is_lost(const l_listener *l) {
+  struct stat now;
+  return l->source.fd >= 0 && (fstat(l->source.fd, &now) || now.st_ino != l->inode);
+}
+
 /* Descriptors or memory are short, and others may free some soon; or the socket is
  * broken for good, since somebody who shares it has shut it down. Each socket rests
  * by itself, so that a broken one does not hold up the others. */
 static void back_off(l_listener *l) {
+  if (is_lost(l)) l->error = ESTALE;
   const l_generation *g = acceptor_of(l);
   uint64_t rest = g != NULL && g->failed != LUA_NOREF ? sd_l_acceptor_failed(l, g, l->error) : 0;
   rest_for(l, rest > 0 ? rest : BACK_OFF, rest > 0);
@@ -83,6 +92,7 @@ static bool is_about_the_client(int err) {
 /* Whether it is worth asking again now. */
 static bool go_on_after(l_listener *l, int err) {
   if (is_about_the_client(err)) return true;
+  if (err == EAGAIN && l->hung_up) err = EINVAL;      /* a unix socket that was shut down does not say so */
   if (err == EAGAIN || (l->leaving && err == EINVAL)) /* EINVAL: it does not listen any more */
     l->ready = false;
   else
@@ -322,7 +332,7 @@ static void on_again(sd_deferred *again) {
 
 static void on_pending(sd_source *source, uint32_t events) {
   l_listener *l = (l_listener *)source;
-  (void)events;
+  if (events & EPOLLHUP) l->hung_up = true;
   l->ready = true;
   if (!l->again.waiting) accept_some(l);
 }
@@ -352,6 +362,8 @@ int sd_l_accept(lua_State *L) {
   l->rest.fire = on_rested;
   l->pool = pool;
   l->id = id;
+  struct stat socket;
+  if (fd >= 0 && fstat(fd, &socket) == 0) l->inode = socket.st_ino;
   int err = fd < 0 ? 0 : sd_loop_watch(&sd_the_vm.loop, &l->source, EPOLLIN);
   if (err) {
     free(l);

@@ -40,6 +40,8 @@ struct l_listener {
   bool ready;        /* its queue may hold something */
   bool last_call;    /* nothing new arrives here any more: its acceptor is not asked */
   bool leaving;      /* empties its queue, then closes */
+  ino_t inode;       /* of the socket */
+  bool hung_up;      /* it does not listen any more */
   bool more;         /* but not yet: more will be offered */
   sd_task *leaver;   /* waits for that */
 };

@@ -166,6 +166,7 @@ static int l_slot(lua_State *L) {
   set_number(L, "connections", (double)slot.connections);
   set_number(L, "lag", seconds(slot.lag_ns));
   set_number(L, "dropped_logs", (double)slot.dropped_logs);
+  set_number(L, "dropped_messages", (double)slot.dropped_messages);
   set_boolean(L, "loading", slot.loading);
   set_boolean(L, "starved", slot.starved);
   if (slot.beat_ns != 0) set_number(L, "beat", seconds_since(slot.beat_ns));

@@ -286,6 +286,14 @@ static int l_loading(lua_State *L) {
   return 1;
 }
 
+/* dropped_message(): one was refused, or lost, for want of room. */
+static int l_dropped_message(lua_State *L) {
+  const sd_scoreboard *sb = sd_the_vm.scoreboard;
+  (void)L;
+  if (sb != NULL && sb->slot != SD_SCOREBOARD_NO_SLOT) sd_scoreboard_dropped_message(sb);
+  return 0;
+}
+
 /* identify(loop, incarnation): ids of tasks and connections begin with these. */
 static int l_identify(lua_State *L) {
   snprintf(sd_the_vm.id_prefix, sizeof sd_the_vm.id_prefix, "%d.%d.", (int)luaL_checkinteger(L, 1),
@@ -321,6 +329,7 @@ static const luaL_Reg functions[] = {
   { "owner", l_owner_new },
   { "loading", l_loading },
   { "identify", l_identify },
+  { "dropped_message", l_dropped_message },
   { "on_task_error", l_on_task_error },
   { "on_task_over", l_on_task_over },
   { NULL, NULL },

@@ -98,6 +98,15 @@ function mesh.join(other, fd)
   tell(joiners, loop)
 end
 
+--- The loop of that number, as long as it is that process.
+---@param number integer
+---@param pid integer
+---@return sockdrawer.Loop|nil
+function mesh.find(number, pid)
+  local loop = mesh.loops[number]
+  return loop and loop.pid == pid and loop or nil
+end
+
 --- The loop whose process has this slot of the scoreboard.
 ---@param slot integer
 ---@return sockdrawer.Loop|nil

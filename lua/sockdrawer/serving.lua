@@ -32,7 +32,8 @@ Serving.__index = Serving
 ---@param report fun(conn: table, text: string) logs a raise that has no task of its own
 ---@return sockdrawer.Serving
 function serving.new(on_retired, report)
-  local self = setmetatable({ pools = {}, changes = {}, on_retired = on_retired, on_loading = function() end }, Serving)
+  local self = setmetatable({ pools = {}, changes = {}, on_retired = on_retired }, Serving)
+  self.on_loading, self.on_broken = function() end, function() end
   self.finish = callbacks.finisher(report)
   runtime.on_parted = function() self:_collect() end
   return self
@@ -200,6 +201,9 @@ local function log_ended(row)
   })
 end
 
+-- It may not listen any more; its descriptor is another's by now.
+local BROKEN = { EINVAL = true, ESTALE = true }
+
 local function open_pool(self, state)
   local options = settings(state.options, state.revision)
   options.name, options.index, options.loop, options.runs = state.name, state.index, runtime.loop, state.mode == "run"
@@ -207,6 +211,7 @@ local function open_pool(self, state)
   pool.core, pool.runs = core.pool(options), options.runs
   pool.core:on_drained(function(number) self:_retire(pool, number) end)
   pool.core:on_event(function(err, rest)
+    if BROKEN[err] then self.on_broken(pool.name, err) end
     log.warn("accept_failed", { pool = pool.name, msg = ("%s: trying again in %g s"):format(err, rest) })
   end)
   self.pools[state.name] = pool

@@ -461,6 +461,7 @@ function worker.start(channel, options)
   self.moving = moving.new(self.serving, function(pool, number)
     return self.peer:call("generation", { pool = pool, generation = number })
   end)
+  self.serving.on_broken = function(pool, err) self.peer:cast("cannot_accept", { pool = pool, err = err }) end
   self.serving.on_loading = function(pool) self.peer:cast("loading", { pool = pool }) end
   package.preload.luv = require_luv
   core.on_task_error(on_task_error)

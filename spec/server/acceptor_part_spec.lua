@@ -61,11 +61,6 @@ local function expect_nobody_served(list)
   for _, c in ipairs(list) do client.expect_silence(c, 0) end
 end
 
-local function count_of(s, text)
-  local _, n = s:log():gsub(text, "")
-  return n
-end
-
 -- What the acceptor was told of, as numbers.
 local function numbers(s, pattern)
   local list = {}
@@ -167,7 +162,7 @@ describe("parts.acceptor", function()
     expect_served(waiting)
     limit_descriptors(worker)
     assert(s:connect())
-    assert.is_truthy(process.eventually(function() return count_of(s, "failed\\t%u+\\t1\n") == 2 end))
+    assert.is_truthy(process.eventually(function() return s:count_log "failed\\tEMFILE\\t1\n" == 2 end))
     limit_descriptors(worker, true)
   end)
 
@@ -203,7 +198,7 @@ describe("parts.acceptor", function()
       assert.is_true(process.now() - began >= 0.28, "it took only " .. process.now() - began)
       s:wait_log("acceptor_error[^\n]*" .. why)
       assert.equal(3, pool(s).part_errors)
-      assert.equal(1, count_of(s, "acceptor_error"))
+      assert.equal(1, s:count_log("acceptor_error"))
     end)
   end
 
@@ -226,22 +221,8 @@ describe("parts.acceptor", function()
     local s = start("return function() if math.random() < 0.1 then error 'now and then' end " ..
       "return math.random(0, 9), math.random() < 0.5 and math.random() / 100 or nil end",
       { loops = 2, options = { max_connections = "5" } })
-    local people, state, count, most = client.many(s, 100), {}, 0, 0
-    local ok = process.eventually(function()
-      for i, c in ipairs(people) do
-        c:settimeout(0)
-        if not state[i] and c:receive "*l" then state[i], count = "in", count + 1 end
-      end
-      most = math.max(most, pool(s).connections)
-      for i, c in ipairs(people) do
-        if state[i] == "in" and math.random() < 0.5 then
-          c:close()
-          state[i] = "over"
-        end
-      end
-      return count == 100
-    end, 20)
-    assert.is_truthy(ok, count .. " were served")
+    local count, most = client.come_and_go(client.many(s, 100), function() return pool(s).connections end)
+    assert.equal(100, count)
     assert.is_true(most <= 5, most .. " at a time")
     assert.equal(0, pool(s).rejected)
   end)
@@ -318,9 +299,9 @@ describe("parts.acceptor", function()
     s:write("acceptors/a.lua", "error 'nobody reads that'")
     for _, verb in ipairs { "roll", "upgrade" } do
       assert(s:rpc(verb, {}))
-      local before = count_of(s, "asked")
+      local before = s:count_log("asked")
       expect_served(client.many(s, 4))
-      assert.is_truthy(process.eventually(function() return count_of(s, "asked") > before end))
+      assert.is_truthy(process.eventually(function() return s:count_log("asked") > before end))
     end
   end)
 

@@ -35,13 +35,32 @@ pool("held_manager", {
 ]]
 
 -- One fault for each word.
-local LINE = [[
+local LINE = [==[
 package.preload.waits = function() require("sockdrawer").sleep(1) end
 local ffi = require "ffi"
 local sd = require "sockdrawer"
 local uv = require "luv"
-ffi.cdef "void *malloc(size_t size); void abort(void);"
+ffi.cdef [=[
+  void *malloc(size_t size);
+  void abort(void);
+  int close(int fd);
+  int shutdown(int fd, int how);
+  int getsockname(int fd, void *address, unsigned *size);
+  int getsockopt(int fd, int level, int name, void *value, unsigned *size);
+]=]
 local kept = {}
+
+-- Of this loop, for the port that the connection has come to.
+local function each_listen_socket(conn, fn)
+  local port, address = select(2, conn:local_addr()), ffi.new "unsigned char[128]"
+  local size, listens = ffi.new "unsigned[1]", ffi.new "int[1]"
+  for fd = 3, 1023 do
+    size[0] = 4
+    local ok = ffi.C.getsockopt(fd, 1, 30, listens, size) == 0 and listens[0] == 1
+    size[0] = 128
+    if ok and ffi.C.getsockname(fd, address, size) == 0 and address[2] * 256 + address[3] == port then fn(fd) end
+  end
+end
 
 local function spin() local n = 0 while true do n = n + 1 end end
 local function recurse(n) return 1 + recurse(n + 1) end
@@ -106,6 +125,11 @@ function F.close_raises(conn)
   error "raised after close"
 end
 function F.deaf() sd.sleep(60) end
+function F.shut(conn)
+  each_listen_socket(conn, function(fd) ffi.C.shutdown(fd, 2) end)
+  conn:write "fine\n"
+end
+function F.close_listen(conn) each_listen_socket(conn, function(fd) ffi.C.close(fd) end) conn:write "closed\n" end
 function F.segv() ffi.cast("int *", 0)[0] = 1 end
 function F.abort() ffi.C.abort() end
 function F.exit() os.exit(0) end
@@ -115,7 +139,7 @@ return function(conn)
     if F[line] then F[line](conn) else conn:write(line, "\n") end
   end
 end
-]]
+]==]
 
 local CALLBACKS = [[
 local M = { frames = "l" }
@@ -242,13 +266,20 @@ local function start()
   return server.start { script = SCRIPT, files = FILES, timeout = 20 }
 end
 
+local function begin()
+  local s = start()
+  return s, gather(s, 100, "echo"), s:workers()
+end
+
+local function expect_logged(s, pattern, from)
+  local found = server.eventually(function() return s:log():match(pattern, from) end, 20)
+  assert.is_truthy(found, s:log():sub(from))
+  return found
+end
+
 describe("only the connection ends after", function()
   local s, crowd, workers
-  setup(function()
-    s = start()
-    crowd = gather(s, 100, "echo")
-    workers = s:workers()
-  end)
+  setup(function() s, crowd, workers = begin() end)
   teardown(server.cleanup)
 
   local function expect_all_well()
@@ -271,9 +302,7 @@ describe("only the connection ends after", function()
       if word then victim:send(word .. "\n") end
       client.rest(victim, 10)
       crowd:hear()
-      if logged then
-        assert.is_truthy(server.eventually(function() return s:log():find(logged, from) end), s:log():sub(from))
-      end
+      if logged then expect_logged(s, logged, from) end
       expect_all_well()
       victim:close()
     end)
@@ -333,11 +362,7 @@ end)
 
 describe("nobody ends after", function()
   local s, crowd, workers
-  setup(function()
-    s = start()
-    crowd = gather(s, 100, "echo")
-    workers = s:workers()
-  end)
+  setup(function() s, crowd, workers = begin() end)
   teardown(server.cleanup)
 
   for _, fault in ipairs(NOBODY) do
@@ -349,9 +374,7 @@ describe("nobody ends after", function()
       crowd:ask()
       one:send(word .. "\n")
       if fault.says then assert.matches(fault.says, client.line(one, 10)) end
-      if logged then
-        assert.is_truthy(server.eventually(function() return s:log():find(logged, from) end, 10), s:log():sub(from))
-      end
+      if logged then expect_logged(s, logged, from) end
       assert.equal("well", client.ask(one, "well"))
       crowd:hear()
       crowd:round()
@@ -373,6 +396,22 @@ describe("nobody ends after", function()
     crowd:round()
     assert.same(workers, s:workers())
     deaf:close()
+  end)
+
+  it("a listen socket that is shut down, by code that has found its number", function()
+    local inside = s:connect "line"
+    assert.equal("fine", client.ask(inside, "shut"))
+    s:wait_log "event=listen_broken pool=line"
+    s:wait_log "verb=relisten"
+    for _ = 1, 20 do
+      local one = s:connect "line"
+      assert.equal("x", client.ask(one, "x"))
+      one:close()
+    end
+    assert.equal("well", client.ask(inside, "well"))
+    crowd:round()
+    assert.same(workers, s:workers())
+    inside:close()
   end)
 
   it("a raise in `code_change`", function()
@@ -401,10 +440,7 @@ end)
 
 describe("the worker ends and is replaced after", function()
   local s, crowd
-  setup(function()
-    s = start()
-    crowd = gather(s, 100, "echo")
-  end)
+  setup(function() s, crowd = begin() end)
   teardown(server.cleanup)
 
   local function loop_of(worker, rows)
@@ -422,8 +458,7 @@ describe("the worker ends and is replaced after", function()
       assert.equal("x", client.ask(victim, "x"))
       crowd:ask()
       victim:send(word .. "\n")
-      local found = server.eventually(function() return s:log():match("event=worker_died[^\n]*", from) end, 20)
-      assert.is_truthy(found, s:log():sub(from))
+      local found = expect_logged(s, "event=worker_died[^\n]*", from)
       local lost = loop_of(tonumber(found:match "pid=(%d+)"), before)
       crowd:hear(lost)
       crowd:round(lost) -- who had its answer before the end has none after it
@@ -435,6 +470,27 @@ describe("the worker ends and is replaced after", function()
       victim:close()
     end)
   end
+
+  it("a listen socket that is closed, by code that has found its number", function()
+    local before, from, knocking = s:rpc("status").loops, #s:log(), {}
+    local victim = s:connect "line"
+    crowd:ask()
+    assert.equal("closed", client.ask(victim, "close_listen"))
+    local found = server.eventually(function()
+      table.insert(knocking, (s:connect "line"))
+      return s:log():match("event=worker_died[^\n]*", from)
+    end, 10)
+    assert.matches("its listen socket of pool line was closed in it", found)
+    local lost = loop_of(tonumber(found:match "pid=(%d+)"), before)
+    crowd:hear(lost)
+    crowd:round(lost)
+    crowd:even(100)
+    crowd:round()
+    for _, one in ipairs(knocking) do
+      assert.equal("x", client.ask(one, "x")) -- its queue was nobody's for a moment, and is not lost
+      one:close()
+    end
+  end)
 
   it("a kill from outside", function()
     local victim = s:workers()[1]

@@ -351,4 +351,27 @@ end }]] }, script = [[require("sockdrawer").pool("p", {
     assert.same({ 4, 4 }, { row.accepted, row.closed })
     for _, c in ipairs(client.many(s, 2)) do assert.equal("x", client.ask(c, "x")) end
   end)
+
+  it("changes nothing in how it is drained: it is told, waited for, and counted", function()
+    local s = server.start { args = { "-n", "1" }, script = [[
+require("sockdrawer").pool("p", { listen = "tcp://127.0.0.1:0", max_connections = 2, handler = function(conn)
+  conn:uncount()
+  for line in conn:lines() do conn:write(line, "\n") end
+  conn:write(conn:stopped(), "\n")
+  if conn:read "l" == "stay" then conn:read() end
+end })]] }
+    local people = client.many(s, 4)
+    for _, c in ipairs(people) do assert.equal("x", client.ask(c, "x")) end
+    local drain = s:control_connection()
+    drain:send('{"jsonrpc":"2.0","id":1,"method":"drain","params":{"pool":"p","deadline":' .. process.scale .. '}}\n')
+    for i, c in ipairs(people) do
+      assert.equal("shutdown", client.line(c))
+      c:send(i == 1 and "stay\n" or "go\n")
+    end
+    for _, c in ipairs(people) do client.expect_closed(c) end
+    local answer = drain:receive()
+    assert.matches('"finished":3', answer)
+    assert.matches('"cut":1', answer)
+    assert.matches("stopped", s:rpc("info", { pool = "p" }).state)
+  end)
 end)

@@ -109,6 +109,66 @@ describe("events", function()
   end)
 end)
 
+describe("names of processes and threads", function()
+  after_each(server.cleanup)
+
+  local function columns(what, pid)
+    local _, out = process.run { args = { "ps", "-L", "-o", what .. "=", "-p", tostring(pid) } }
+    local list = {}
+    for line in out:gmatch "[^\n]+" do table.insert(list, (line:gsub("%s+$", ""))) end
+    table.sort(list)
+    return list
+  end
+
+  it("say what each is for", function()
+    local s = server.start {
+      files = { ["h.lua"] = HANDLER }, args = { "-n", "2", "--name", "demo" },
+      script = [[require("sockdrawer").pool("p", { listen = "tcp://127.0.0.1:0", handler = "h" })]],
+    }
+    assert.equal("sockdrawer: supervisor demo", columns("args", s:pid())[1])
+    assert.same({ "log", "sockdrawer: sup" }, columns("comm", s:pid()))
+    for i, pid in ipairs(s:workers()) do
+      assert.equal(("sockdrawer: worker %d demo"):format(i), columns("args", pid)[1])
+      for _, name in ipairs(columns("comm", pid)) do assert.is_true(#name <= 15, name) end
+    end
+    local titles = {}
+    for _, child in ipairs(s:children()) do titles[child.title] = true end
+    assert.is_true(titles["sockdrawer: loader demo"])
+  end)
+end)
+
+describe("the traceback of a raise", function()
+  after_each(server.cleanup)
+
+  it("has who it was beside it: handler or task, its pool, generation, loop and peer", function()
+    local s = server.start {
+      args = { "-n", "1" }, files = { ["h.lua"] = [[
+local sd = require "sockdrawer"
+return function(conn)
+  local line = conn:read "l"
+  local function fail() error("raised by a " .. line) end
+  if line == "task" then sd.spawn(fail) sd.sleep(1) end
+  if line == "timer" then sd.after(0, fail) sd.sleep(0.05) end
+  fail()
+end]] },
+      script = [[require("sockdrawer").pool("p", { listen = "tcp://127.0.0.1:0", handler = "h" })]],
+    }
+    assert(s:rpc("swap", { pool = "p" }))
+    for _, who in ipairs { "handler", "task", "timer" } do
+      local c = s:connect()
+      local ip, port = c:getsockname()
+      c:send(who .. "\n")
+      client.expect_closed(c)
+      local line = s:wait_log("[^\n]*raised by a " .. who .. "[^\n]*")
+      for _, part in ipairs {
+        "pool=p ", "generation=2 ", "loop=1 ", ("peer=%s:%d "):format(ip, port), "stack traceback", "h.lua:4",
+      } do
+        assert.is_truthy(line:find(part, 1, true), ("%s is not in: %s"):format(part, line))
+      end
+    end
+  end)
+end)
+
 describe("restart", function()
   after_each(server.cleanup)
 

@@ -199,8 +199,66 @@ for _, across in ipairs { false, true } do
       assert.equal(across and 1500 or 1000, taken)
       assert.equal("1000 true", b:ask "count 1500")
     end)
+
+    it("that are too many are counted where an operator sees it", function()
+      local s = start()
+      local a, b = two(s, across)
+      a:ask("flood " .. b.id .. " 1500")
+      local queues
+      assert.is_truthy(process.eventually(function()
+        queues = s:rpc("conn", { conn = b.id }).queues
+        return queues.dropped == 500
+      end), queues.dropped)
+      assert.equal(1000, queues.mailbox)
+      for _, row in ipairs(s:rpc "tasks") do
+        if row.id == b.id then assert.same({ 1000, 500 }, { row.mailbox, row.dropped }) end
+      end
+      b.socket:close()
+      assert.is_truthy(process.eventually(function() return s:rpc("status").pools[1].connections == 1 end))
+      local dropped = {}
+      for i, row in ipairs(s:rpc("status").loops) do dropped[i] = row.dropped end
+      assert.same(across and { 0, 500 } or { 500, 0 }, dropped)
+    end)
   end)
 end
+
+describe("limits.mailbox", function()
+  after_each(server.cleanup)
+
+  it("is that of the pool, for its connections, their tasks and background tasks; a script's own tasks have 1000",
+    function()
+      local s = server.start { args = { "-n", "1" }, script = [=[
+local sd = require "sockdrawer"
+local function wait(name)
+  sd.register(name)
+  sd.receive(nil, function(message) return message == "end" end)
+end
+sd.spawn(wait, "of the script")
+local function count(id)
+  local n = 0
+  while n < 2000 and sd.send(id, n) do n = n + 1 end
+  return n
+end
+sd.pool("sweep", { run = 1, limits = { mailbox = 3 }, handler = function(task)
+  sd.spawn(wait, "of a background task")
+  wait "background"
+end })
+sd.pool("p", { listen = "tcp://127.0.0.1:0", limits = { mailbox = 5 }, handler = function(conn)
+  sd.spawn(wait, "of a connection")
+  for line in conn:lines() do conn:write(count(line == "self" and conn.id or sd.whereis(line)), "\n") end
+end })]=] }
+      local c = s:connect "p"
+      local found = {}
+      for _, name in ipairs { "of the script", "background", "of a background task", "of a connection", "self" } do
+        found[name] = tonumber(client.ask(c, name))
+      end
+      assert.same({
+        ["of the script"] = 1000, background = 3, ["of a background task"] = 3, ["of a connection"] = 5, self = 5,
+      }, found)
+      assert(s:rpc("set", { pool = "p", values = { ["limits.mailbox"] = 7 } }))
+      assert.equal("7", client.ask(s:connect "p", "self"))
+    end)
+end)
 
 describe("a message", function()
   after_each(server.cleanup)
@@ -383,6 +441,58 @@ describe("a name", function()
     b = enter(s, 2)
     s:kill("KILL", s:rpc("status").loops[1].pid)
     assert.is_truthy(process.eventually(function() return b:ask "register boss" == "true" end))
+  end)
+end)
+
+describe("a name whose holders come and go", function()
+  after_each(server.cleanup)
+
+  -- Who has the name holds the lock of a file, which the kernel takes from no process that lives.
+  local CONTENDERS = [=[
+local ffi = require "ffi"
+local sd = require "sockdrawer"
+local uv = require "luv"
+ffi.cdef "int flock(int fd, int how);"
+local function hold()
+  local fd = assert(uv.fs_open("lock", "w", 384))
+  local alone = ffi.C.flock(fd, 6) == 0
+  sd.log.info(alone and "holder" or "second holder", { msg = sd.self() })
+  sd.trap()
+  sd.receive()
+  sd.sleep(0.02)
+  uv.fs_close(fd)
+end
+local function contend()
+  while not sd.register "boss" do sd.sleep(0.001) end
+  hold()
+end
+for _ = 1, 3 do
+  sd.spawn(function() while true do sd.spawn(contend):wait() end end)
+end
+return function(conn)
+  for _ in conn:lines() do
+    local boss = sd.whereis "boss"
+    if boss then sd.exit(boss, "enough") end
+    conn:write(boss or "nobody", "\n")
+  end
+end]=]
+
+  it("never has two of them, however they end", function()
+    local s = start { script = CONTENDERS }
+    local function holders() return select(2, s:log():gsub("event=holder", "")) end
+    for round = 1, 40 do
+      local before = holders()
+      assert.is_truthy(process.eventually(function()
+        local boss = client.ask(s:connect(), "end")
+        return boss and boss ~= "nobody"
+      end))
+      assert.is_truthy(process.eventually(function() return holders() > before end), s:log())
+      if round % 5 == 0 then
+        local loop = tonumber(s:log():match "event=holder.*event=holder[^\n]*msg=(%d+)" or 1)
+        s:kill("KILL", s:rpc("status").loops[loop].pid)
+      end
+    end
+    assert.is_nil(s:log():find("second holder", 1, true))
   end)
 end)
 

@@ -92,13 +92,8 @@ local function inside(s)
   return c
 end
 
-local function count_of(s, text)
-  local _, n = s:log():gsub(text:gsub("%p", "%%%0"), "")
-  return n
-end
-
 local function expect_told(s, n, text)
-  local ok = process.eventually(function() return count_of(s, text) >= n end)
+  local ok = process.eventually(function() return s:count_log(text) >= n end)
   if not ok then error(("not %d times %q in the log:\n%s"):format(n, text, s:log()), 2) end
 end
 
@@ -112,7 +107,7 @@ end
 
 -- Clients of these addresses, one after the other: each waits before the next one comes.
 local function come(s, ips, tag)
-  local people, before = {}, count_of(s, (tag or "") .. " joins 127")
+  local people, before = {}, s:count_log((tag or "") .. " joins 127")
   for i, ip in ipairs(ips) do
     local connection = connect_from(s, ip)
     people[i] = { connection = connection, number = i, name = ("%s:%s"):format(connection:getsockname()) }
@@ -235,7 +230,7 @@ describe("parts.queue", function()
     assert(s:rpc("swap", { pool = "p", share = "50%" }))
     local order, last = order_of(people, first, 2)
     assert.same({ 1, 2 }, order)
-    assert.equal(0, count_of(s, "lifo joins"))
+    assert.equal(0, s:count_log("lifo joins"))
     assert(s:rpc("promote", { pool = "p" }))
     expect_told(s, 4, "lifo joins")
     assert.same({ 6, 5, 4, 3 }, (order_of(people, last, 4)))
@@ -251,7 +246,7 @@ describe("parts.queue", function()
       end
       assert.same({ 1, 2, 3, 4, 5 }, (order_of(people, first)))
       s:wait_log "queue_error[^\n]*oh no"
-      assert.is_true(count_of(s, "queue_error") <= 5)
+      assert.is_true(s:count_log("queue_error") <= 5)
       local calls = pool(s).part_errors
       assert.is_true(calls >= 5, where .. " " .. calls)
       server.cleanup()
@@ -353,30 +348,12 @@ describe("parts.queue", function()
         end
         return q
       end]], { loops = 2, options = { max_connections = "5" } })
-    local people, open, served, most = {}, {}, 0, 0
+    local people = {}
     for i = 1, 100 do people[i] = connect_from(s, "127.0.0." .. i) end
-    local ok = process.eventually(function()
-      for i, c in ipairs(people) do
-        c:settimeout(0)
-        if not open[i] and c:receive "*l" then
-          open[i], served = "in", served + 1
-        end
-      end
-      local connections = pool(s).connections
-      most = math.max(most, connections)
-      for i, c in ipairs(people) do
-        if open[i] == "in" and math.random() < 0.5 then
-          c:close()
-          open[i] = "over"
-        end
-      end
-      return served == 100
-    end, 20)
-    assert.is_truthy(ok, served .. " were served")
+    local served, most, left = client.come_and_go(people, function() return pool(s).connections end)
+    assert.equal(100, served)
     assert.is_true(most <= 5, most .. " at a time")
-    for i, c in ipairs(people) do
-      if open[i] == "in" then c:close() end
-    end
+    client.close_all(left)
     expect_pool(s, "connections", 0)
     assert.same({ 100, 100, 0 }, { pool(s).accepted, pool(s).closed, pool(s).rejected })
   end)

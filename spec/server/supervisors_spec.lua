@@ -382,6 +382,15 @@ describe("tree", function()
     assert.is_nil(find(find(tree, "worker " .. stuck), "supervisor family"))
     local node = find(find(tree, "worker " .. 3 - stuck), "supervisor family")
     assert.same({ 3, 3, 3 }, { node.counts.specs, node.counts.active, #node.children })
-    assert.equal(2, find(tree, "workers").counts.active)
+    assert.same({ 2, 2, 2 }, {
+      find(tree, "workers").counts.specs, find(tree, "workers").counts.active, #find(tree, "workers").children,
+    })
+    s:kill("KILL", find(tree, "worker " .. stuck).pid)
+    assert.is_truthy(process.eventually(function()
+      tree = s:rpc "tree"
+      local worker = find(tree, "worker " .. stuck)
+      local family = find(worker, "supervisor family")
+      return not tree.missing and worker.restarts == 1 and family and family.counts.active == 3
+    end))
   end)
 end)

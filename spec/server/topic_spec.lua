@@ -303,4 +303,28 @@ describe("the chat handler", function()
     assert.equal("* there is /nick NAME, /join ROOM, /who and /quit", client.ask(bob, "/what"))
     client.expect_closed((bob:send "/quit\n" and bob))
   end)
+
+  it("lets nobody stay who is silent, however much is said to him", function()
+    local s = server.start { path = "handlers/chat.lua", args = { "-l", "tcp://127.0.0.1:0", "-n", "2" } }
+    assert.equal(0, (s:ctl "set chat timeouts.idle=1"))
+    local talker, begun = s:connect(), process.now()
+    local silent = client.many(s, 4)
+    local heard = {}
+    assert.is_truthy(process.eventually(function()
+      talker:send "hello\n"
+      local left = 0
+      for i, c in ipairs(silent) do
+        c:settimeout(0)
+        local all, err, some = c:receive "*a"
+        heard[i] = (heard[i] or "") .. (all or some)
+        if not all and err == "timeout" then left = left + 1 end
+      end
+      return left == 0
+    end))
+    assert.is_true(process.now() - begun > 0.9)
+    for _, text in ipairs(heard) do
+      local _, count = text:gsub(": hello", "")
+      assert.is_true(count > 5, count)
+    end
+  end)
 end)

@@ -6,7 +6,7 @@ local server = require "spec.support.server"
 
 local start, mask, enter, hear, say = masked.start, masked.mask, masked.enter, masked.hear, masked.say
 local frame, hear_all, reset, pool_of = masked.frame, masked.hear_all, masked.reset, masked.pool_of
-local count_of, expect_nobody = masked.count_of, masked.expect_nobody
+local expect_nobody = masked.expect_nobody
 
 describe("parts.transport", function()
   after_each(server.cleanup)
@@ -270,7 +270,7 @@ describe("the handshake of a transport", function()
   local function expect_end(s, word)
     s:wait_log("connection_ended.*reason=" .. word)
     expect_nobody(s)
-    assert.equal(0, count_of(s, "ended\\t")) -- the handler has never heard of it
+    assert.equal(0, s:count_log("ended\\t")) -- the handler has never heard of it
   end
 
   it("may refuse a connection, in its own words", function()
@@ -311,7 +311,7 @@ describe("the handshake of a transport", function()
     end
     s:wait_log "transport_error.*no good handshake"
     expect_end(s, "handshake")
-    assert.is_true(count_of(s, "transport_error") <= 3)
+    assert.is_true(s:count_log("transport_error") <= 3)
     assert.equal(10, pool_of(s).closed)
   end)
 

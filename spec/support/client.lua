@@ -60,6 +60,31 @@ function client.expect_silence(connection, seconds)
   return true
 end
 
+-- They leave at random once they are served, until all were or a time is over. How many were served, how many were
+-- inside at a time at most, as `inside()` says, and who still is.
+function client.come_and_go(people, inside)
+  local is_in, served, most = {}, 0, 0
+  process.eventually(function()
+    for i, connection in ipairs(people) do
+      connection:settimeout(0)
+      if is_in[i] == nil and connection:receive "*l" then is_in[i], served = true, served + 1 end
+    end
+    most = math.max(most, inside())
+    for i, connection in ipairs(people) do
+      if is_in[i] and math.random() < 0.5 then
+        connection:close()
+        is_in[i] = false
+      end
+    end
+    return served == #people
+  end, 20)
+  local left = {}
+  for i, connection in ipairs(people) do
+    if is_in[i] then table.insert(left, connection) end
+  end
+  return served, most, left
+end
+
 -- Waits until one more of them is served: its number.
 function client.next_served(people)
   local found

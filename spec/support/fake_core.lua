@@ -66,6 +66,7 @@ local function new_core()
   function core.now() return core.clock end
   function core.time() return core.clock + 1e9 end
   function core.log_line() end
+  function core.dropped_message() end
   function core.new_epoch() end
   function core.getuid() return 0 end
   function core.getpid() return 1 end

@@ -134,15 +134,6 @@ end
 
 local function pool_of(s) return s:rpc("status").pools[1] end
 
-local function count_of(s, text)
-  local n, at = 0, 1
-  while true do
-    local from, to = s:log():find(text, at, true)
-    if not from then return n end
-    n, at = n + 1, to + 1
-  end
-end
-
 -- Waits until nobody is counted any more, and no place is taken.
 local function expect_nobody(s)
   assert.is_true(server.eventually(function()
@@ -153,6 +144,6 @@ end
 
 return {
   ECHO = ECHO, script_with = script_with, start = start, mask = mask, frame = frame, enter = enter, hear = hear,
-  say = say, hear_all = hear_all, reset = reset, pool_of = pool_of, count_of = count_of,
+  say = say, hear_all = hear_all, reset = reset, pool_of = pool_of,
   expect_nobody = expect_nobody,
 }

@@ -122,6 +122,12 @@ end
 -- All of stderr so far.
 function Server:log() return process.read_file(self.log_path) or "" end
 
+-- How often the log has that text.
+function Server:count_log(text)
+  local _, n = self:log():gsub(text:gsub("%p", "%%%0"), "")
+  return n
+end
+
 -- Waits until the log matches a Lua pattern; returns what it matched, or raises with the whole log.
 function Server:wait_log(pattern, timeout)
   local found = process.eventually(function() return self:log():match(pattern) end, timeout or 5)

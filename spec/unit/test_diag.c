@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -60,6 +61,14 @@ static void a_queue_is_empty_until_somebody_comes(void **state) {
   close(accept(l.fd, NULL, NULL));
   assert_int_equal(sd_diag_queued(l.fd), 0);
   close(client);
+  close(l.fd);
+}
+
+static void one_that_was_shut_down_has_no_queue(void **state) {
+  sd_listener l = open_at("tcp://127.0.0.1:0", -1, false);
+  (void)state;
+  assert_int_equal(shutdown(l.fd, SHUT_RDWR), 0);
+  assert_int_equal(sd_diag_queued(l.fd), -EINVAL);
   close(l.fd);
 }
 
@@ -166,6 +175,7 @@ static void a_port_can_be_shared_later(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_queue_is_empty_until_somebody_comes),
+    cmocka_unit_test(one_that_was_shut_down_has_no_queue),
     cmocka_unit_test(handshakes_of_ipv4),
     cmocka_unit_test(handshakes_of_both_families),
     cmocka_unit_test(neighbours_are_those_who_listen_there),

@@ -9,9 +9,7 @@ local ends = require "sockdrawer.messages.ends"
 local runtime = require "sockdrawer.runtime"
 local tasks = require "sockdrawer.tasks"
 
-local mailbox = {
-  dropped = 0, -- messages that were refused in this loop
-}
+local mailbox = {}
 
 local MOST = 1000
 
@@ -123,7 +121,7 @@ end
 function Mailbox:push(message)
   if self.last - self.first + 1 < self.most then return put(self, message) end
   self.dropped = self.dropped + 1
-  mailbox.dropped = mailbox.dropped + 1
+  core.dropped_message()
   return nil, "limit"
 end
 

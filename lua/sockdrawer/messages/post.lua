@@ -12,9 +12,7 @@ local mesh = require "sockdrawer.mesh"
 local plain = require "sockdrawer.plain"
 local whereabouts = require "sockdrawer.messages.whereabouts"
 
-local post = {
-  dropped = 0, -- messages to other loops for which there was no room
-}
+local post = {}
 
 local BATCH, MOST_WAITING, MOST_ENTRY, AGAIN = 64 * 1024, 8 * 1024 * 1024, 64 * 1024 * 1024, 0.002
 
@@ -76,7 +74,7 @@ end
 function post.put(loop, entry)
   local batch = batch_of(loop)
   if #batch > MOST_WAITING or #entry > MOST_ENTRY then
-    post.dropped = post.dropped + 1
+    core.dropped_message()
     return nil, "limit"
   end
   batch:put(entry)
@@ -109,7 +107,7 @@ local function bring_one(kind, id, value, loop)
     ok, err = xpcall(deliver, debug.traceback, kind, id, value, loop)
   end
   if ok then return end
-  post.dropped = post.dropped + 1
+  core.dropped_message()
   log.error("internal", { msg = err })
 end
 

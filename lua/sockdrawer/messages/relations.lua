@@ -1,8 +1,8 @@
 --- Links, monitors and exits: what the end of a task means to others, on whatever loop they are.
 --
 -- A monitor is told: { "down", id, reason }. A link takes its partner along, unless the end was an orderly one or the
--- partner traps exits: then it gets { "exit", id, reason } as a message. Both sides of a relation know of it and on
--- which loop the other one is, so that a loop which dies is the end of all that were on it.
+-- partner traps exits: then it gets { "exit", id, reason } as a message. Both sides of a relation know of it. On which
+-- loop the other one is, whereabouts.lua knows: a loop which dies is the end of all that were on it.
 
 local core = require "sockdrawer.core"
 local ends = require "sockdrawer.messages.ends"
@@ -15,13 +15,15 @@ local whereabouts = require "sockdrawer.messages.whereabouts"
 
 local relations = {}
 
+local SURE = 2 -- seconds, until every loop has heard of others that have come or gone
+
 -- How a task ends whose function returns, and a connection that nothing is wrong with: links do not pass that on.
 local ORDERLY = { normal = true, handler = true, peer = true, idle = true, drain = true, lifetime = true }
 
 ---@class sockdrawer.Relations of one task of this loop
----@field links table<string, integer> partners, and the loop of each
----@field watching table<string, integer> whom it monitors
----@field watchers table<string, integer> who monitors it
+---@field links table<string, true> partners
+---@field watching table<string, true> whom it monitors
+---@field watchers table<string, true> who monitors it
 ---@field traps boolean|nil
 ---@field reason string|nil what it was ended with
 
@@ -75,6 +77,7 @@ end
 local function exit_signal(id, from, reason, linked)
   local its = of(id)
   if not its then return nil, "closed" end
+  if linked and not its.links[from] then return true end -- it was not, any more, when this came
   if linked then its.links[from] = nil end
   if reason == "kill" and not linked then
     finish(id, "killed")
@@ -88,15 +91,33 @@ end
 
 -- ---------------------------------------------------------------- what comes from others
 
--- `loop` in these is where the other one is.
 local signals = {}
 
 function signals.exit(id, s) return exit_signal(id, s.from, s.reason, s.linked) end
 
+-- Whether somebody is still there who another one is tied to; if not, that one hears of it.
+function signals.still(id, s)
+  if of(id) then return true end
+  return post.bring("signal", s.from, { s.linked and "exit" or "down", from = id, reason = "gone", linked = s.linked })
+end
+
+-- Whom it is tied to may have died with his loop without a word: before it came here, or before his own word did.
+local function ask_later(id)
+  core.spawn(function()
+    core.park(SURE)
+    local its = known[id]
+    if not its then return end
+    for other in pairs(its.links) do post.bring("signal", other, { "still", from = id, linked = true }) end
+    for other in pairs(its.watching) do post.bring("signal", other, { "still", from = id }) end
+  end):detach()
+end
+
+-- `loop` and `pid` are where that was said.
 function signals.link(id, s)
   local its = of(id)
-  if not its then return post.bring("signal", s.from, { "exit", from = id, reason = "gone", linked = true }) end
-  its.links[s.from] = s.loop
+  if not its then return signals.still(id, { from = s.from, linked = true }) end
+  its.links[s.from] = true
+  if s.pid ~= core.getpid() and not mesh.find(s.loop, s.pid) then ask_later(id) end
   return true
 end
 
@@ -107,8 +128,8 @@ end
 
 function signals.monitor(id, s)
   local its = of(id)
-  if not its then return post.bring("signal", s.from, { "down", from = id, reason = "gone" }) end
-  its.watchers[s.from] = s.loop
+  if not its then return signals.still(id, s) end
+  its.watchers[s.from] = true
   return true
 end
 
@@ -122,15 +143,6 @@ function signals.down(id, s)
   if not its or not its.watching[s.from] then return end
   its.watching[s.from] = nil
   mailbox.open(id):tell { "down", s.from, s.reason }
-end
-
--- The other one has moved.
-function signals.moved(id, s)
-  local its = of(id)
-  if not its then return end
-  for _, group in ipairs { its.links, its.watching, its.watchers } do
-    if group[s.from] then group[s.from] = s.loop end
-  end
 end
 
 post.kind("signal", function(id, s) return signals[s[1]](id, s) end)
@@ -153,21 +165,20 @@ local function on_over(id, why, err)
   for other in pairs(its.watching) do post.bring("signal", other, { "demonitor", from = id }) end
 end
 
--- Who was on a loop that has died has ended with it.
-local function lose(id, its, number)
-  for other, loop in pairs(its.links) do
-    if loop == number then exit_signal(id, other, "worker", true) end
+local function lose(id, its, was_there)
+  for other in pairs(its.links) do
+    if was_there(other) then exit_signal(id, other, "worker", true) end
   end
-  for other, loop in pairs(its.watching) do
-    if loop == number then signals.down(id, { from = other, reason = "worker" }) end
+  for other in pairs(its.watching) do
+    if was_there(other) then signals.down(id, { from = other, reason = "worker" }) end
   end
-  for other, loop in pairs(its.watchers) do
-    if loop == number then its.watchers[other] = nil end
+  for other in pairs(its.watchers) do
+    if was_there(other) then its.watchers[other] = nil end
   end
 end
 
-mesh.on_left(function(loop)
-  for id, its in pairs(known) do lose(id, its, loop.number) end
+whereabouts.on_lost(function(was_there)
+  for id, its in pairs(known) do lose(id, its, was_there) end
 end)
 
 whereabouts.carry {
@@ -177,8 +188,7 @@ whereabouts.carry {
   unpack = function(id, packed)
     if not of(id) then return end
     known[id] = packed
-    local news = { "moved", from = id, loop = runtime.loop }
-    for _, group in ipairs { packed.links, packed.watching, packed.watchers } do tell_all(group, news) end
+    if next(packed.links) or next(packed.watching) then ask_later(id) end
   end,
 }
 
@@ -210,11 +220,6 @@ end
 
 -- ---------------------------------------------------------------- for user code
 
-local function loop_of(id)
-  local loop = whereabouts.road_to(id)
-  return loop and loop.number or runtime.loop
-end
-
 local function check_id(id, level)
   if type(id) ~= "string" then error("an id was expected, not a " .. type(id), level + 1) end
 end
@@ -224,8 +229,8 @@ local function tie(group, word, id)
   check_id(id, 3)
   local its, me = own()
   if id == me then return true end
-  its[group][id] = loop_of(id)
-  post.bring("signal", id, { word, from = me, loop = runtime.loop })
+  its[group][id] = true
+  post.bring("signal", id, { word, from = me, loop = runtime.loop, pid = core.getpid() })
   return true
 end
 

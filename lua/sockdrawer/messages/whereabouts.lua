@@ -11,7 +11,6 @@ local sync = require "sockdrawer.sync"
 
 local whereabouts = {
   deliver = nil, ---@type fun(kind: string, id: string, value: any, from: sockdrawer.Loop|nil) these two are the post's
-  dropped = 0, -- messages to those who had just moved, which came too fast
   flush = nil, ---@type fun(loop: sockdrawer.Loop)
 }
 
@@ -60,24 +59,70 @@ end
 
 -- ---------------------------------------------------------------- news
 
-local function note(id, number)
-  gone[id] = number ~= runtime.loop and number ~= home_of(id) and mesh.loops[number] or nil
+-- nil: he is where he was born, or here, or nowhere.
+local function note(id, loop)
+  gone[id] = loop and loop.number ~= home_of(id) and loop or nil
+end
+
+local function tell_everybody(op, params)
+  for _, loop in pairs(mesh.loops) do loop.peer:cast(op, params) end
 end
 
 local function announce(id, number)
-  for _, loop in pairs(mesh.loops) do loop.peer:cast("went", { id = id, loop = number }) end
+  tell_everybody("went", { id = id, loop = number })
 end
 
-mesh.answer("went", function(params) note(params.id, params.loop) end, true)
-
-mesh.on_left(function(loop)
-  for id, there in pairs(gone) do
-    if there == loop then gone[id] = nil end
-  end
-end)
+-- A loop says this of itself.
+mesh.answer("went", function(params, _, loop) note(params.id, params.loop and loop) end, true)
 
 mesh.on_joined(function(loop)
   for id in pairs(guests) do loop.peer:cast("went", { id = id, loop = runtime.loop }) end
+end)
+
+-- ---------------------------------------------------------------- who was on a loop that has died
+
+local losers = {}
+
+--- Calls `fn(was_there)` when somebody has ended because his loop has died: all that `was_there(id)` is true of. It may
+--- be told of somebody twice.
+---@param fn fun(was_there: fun(id: string): boolean|nil)
+function whereabouts.on_lost(fn)
+  table.insert(losers, fn)
+end
+
+local function lose(was_there)
+  for _, fn in ipairs(losers) do fn(was_there) end
+end
+
+-- Others may not have known yet that they were there.
+local function tell_ended(ids, loop)
+  if #ids > 0 then tell_everybody("ended", { ids = ids, pid = loop.pid }) end
+end
+
+mesh.answer("ended", function(params)
+  local ended = {}
+  for _, id in ipairs(params.ids) do
+    local there = gone[id]
+    ended[id] = not guests[id] and (not there or there.pid == params.pid)
+    if ended[id] then gone[id] = nil end
+  end
+  lose(function(id) return ended[id] end)
+end, true)
+
+-- Where somebody is who has left it, the loop of his birth always knows.
+mesh.on_left(function(loop)
+  lose(function(id)
+    if gone[id] then return gone[id] == loop end
+    return not guests[id] and home_of(id) == loop.number
+  end)
+  local children = {}
+  for id, there in pairs(gone) do
+    if there == loop then
+      gone[id] = nil
+      if is_own(id) then table.insert(children, id) end
+    end
+  end
+  tell_ended(children, loop)
 end)
 
 core.on_gone(function(id) -- somebody who was born elsewhere has ended here
@@ -166,7 +211,7 @@ end
 function whereabouts.put_aside(id, kind, value)
   local aside = settling[id]
   if kind == "message" and #aside >= MOST_ASIDE then
-    whereabouts.dropped = whereabouts.dropped + 1
+    core.dropped_message() -- to somebody who has just moved they came too fast
     return nil, "limit"
   end
   table.insert(aside, { kind, value })
@@ -201,10 +246,11 @@ end)
 
 -- The answer goes the way that post goes: what was sent before it has arrived when it does.
 mesh.answer("fence", function(params, _, loop)
-  note(params.id, params.loop)
+  local there = mesh.find(params.loop, params.pid)
+  note(params.id, there)
   for _, part in ipairs(luggage) do
     local news = params.news[part.name]
-    if news then part.heard(params.id, news, mesh.loops[params.loop]) end
+    if news then part.heard(params.id, news, there) end
   end
   whereabouts.flush(loop)
   return true
@@ -214,13 +260,13 @@ end, true)
 ---@param id string
 ---@param to sockdrawer.Loop
 function whereabouts.settle(id, to)
-  local fences, params = {}, { id = id, loop = to.number, news = news_of(id) }
+  local fences, params = {}, { id = id, loop = to.number, pid = to.pid, news = news_of(id) }
   for number, loop in pairs(mesh.loops) do
     fences[number] = function() return loop.peer:call("fence", params) end
   end
   sync.all(fences, FENCE)
   call_all("over", id)
-  if to.left then return end
+  if to.left then return tell_ended({ id }, to) end
   whereabouts.flush(to)
   to.peer:cast("settled", { id = id })
 end

@@ -1,6 +1,7 @@
 --- diff: what is running against what the script on disk says.
 
 local difference = require "sockdrawer.supervisor.difference"
+local masking = require "sockdrawer.masking"
 local pools = require "sockdrawer.supervisor.pools"
 local reload = require "sockdrawer.supervisor.reload"
 local settings = require "sockdrawer.supervisor.settings"
@@ -25,7 +26,7 @@ local function compare(pool, spec, code)
     changed.files = difference.pair(pools.last_read(pool, code), code.digest)
   end
   if not difference.same(current.args, spec.options.args) then
-    changed.args = difference.pair(current.args, spec.options.args)
+    changed.args = difference.pair(masking.hide(current.args), masking.hide(spec.options.args))
   end
   return changed
 end

@@ -7,6 +7,7 @@ local core = require "sockdrawer.core"
 local instances = require "sockdrawer.supervisor.instance"
 local handover = require "sockdrawer.supervisor.handover"
 local log = require "sockdrawer.log"
+local masking = require "sockdrawer.masking"
 local reload = require "sockdrawer.supervisor.reload"
 
 local successor = require "sockdrawer.supervisor.successor"
@@ -53,6 +54,7 @@ function supervisor.check(options)
     local answer, err, data = reload.evaluate(instance)
     if answer then
       ok, spec = true, answer.spec
+      for _, pool in ipairs(spec.pools) do pool.options = masking.options(pool.options) end
     else
       failures = data and data.failures or { tostring(err) }
     end

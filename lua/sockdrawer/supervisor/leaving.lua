@@ -60,8 +60,8 @@ local function close_member(ports, group, member)
   end
 end
 
--- The loops give it up; one that is stuck cannot, and keeps the socket alive in the kernel until it can, or is dead.
-local function let_go(listeners, group, member)
+--- The loops give it up; one that is stuck cannot, and keeps the socket alive in the kernel until it can, or is dead.
+function leaving.let_go(listeners, group, member)
   local calls = {}
   member.state = "closing"
   listeners:detach_all(group, member, calls, group.own)
@@ -95,7 +95,7 @@ function leaving.empty(listeners, groups)
   while true do
     local left = false
     each_member(groups, function(member, group)
-      if not has_queue(group, member) then let_go(listeners, group, member) end
+      if not has_queue(group, member) then leaving.let_go(listeners, group, member) end
       left = left or not member.closed
     end)
     if not left then return end

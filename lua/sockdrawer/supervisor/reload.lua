@@ -5,6 +5,7 @@ local canary = require "sockdrawer.supervisor.canary"
 local core = require "sockdrawer.core"
 local difference = require "sockdrawer.supervisor.difference"
 local log = require "sockdrawer.log"
+local masking = require "sockdrawer.masking"
 local merge = require "sockdrawer.supervisor.merge"
 local parts = require "sockdrawer.parts"
 local pools = require "sockdrawer.supervisor.pools"
@@ -176,7 +177,7 @@ end
 local function changes_of(plan)
   local changed = setmetatable({}, { __jsontype = "object" })
   for _, row in ipairs(plan.settings.rows) do
-    if next(row.changed) then changed[row.pool.name] = row.changed end
+    if next(row.changed) then changed[row.pool.name] = masking.changed(row.changed) end
   end
   return changed
 end

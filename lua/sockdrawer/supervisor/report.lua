@@ -6,6 +6,7 @@ local canary = require "sockdrawer.supervisor.canary"
 local core = require "sockdrawer.core"
 local holding = require "sockdrawer.supervisor.holding"
 local listeners = require "sockdrawer.supervisor.listeners"
+local masking = require "sockdrawer.masking"
 local pools = require "sockdrawer.supervisor.pools"
 local task_rows = require "sockdrawer.supervisor.task_rows"
 
@@ -36,13 +37,13 @@ end
 local function loop_row(instance, loop, restarts)
   local worker = instance.workers.by_loop[loop]
   if not worker then
-    return { loop = loop, pid = 0, state = "starting", restarts = restarts, connections = 0, lag = 0 }
+    return { loop = loop, pid = 0, state = "starting", restarts = restarts, connections = 0, lag = 0, dropped = 0 }
   end
   local slot = instance.scoreboard:slot(worker.slot)
   return {
     held_by = worker.state == "stuck" and slot.busy and holding.origin(instance, worker, slot) or nil,
     loop = loop, pid = worker.pid, state = worker.state, restarts = restarts, connections = slot.connections,
-    lag = math.max(slot.lag or 0, not worker.preparing and slot.busy or 0),
+    lag = math.max(slot.lag or 0, not worker.preparing and slot.busy or 0), dropped = slot.dropped_messages,
   }
 end
 
@@ -106,7 +107,8 @@ end
 
 -- ---------------------------------------------------------------- info and get
 
---- The effective options of a pool, as they are shown: with the code's name and args, and the addresses as bound.
+--- The effective options of a pool, as they are shown but for what is hidden then: with the code's name and args, and
+--- the addresses as bound.
 function report.options_of(pool)
   local options = {}
   for key, value in pairs(pool.options) do options[key] = value end
@@ -130,7 +132,7 @@ function report.info(instance, params)
   local pool, err = instance.pools:find(params.pool)
   if not pool then return nil, err end
   local row = report.pool(instance, pool)
-  row.options, row.sockets = report.options_of(pool), report.sockets(pool)
+  row.options, row.sockets = masking.options(report.options_of(pool)), report.sockets(pool)
   local generation = pool.generations[pool.current]
   row.digest, row.started = generation.digest, generation.started
   row.script = instance.script and instance.script.number
@@ -155,7 +157,7 @@ function report.get(instance, params)
     if params.key then return nil, "no such pool: " .. params.pool end
     return dig(instance.spec.server, params.pool) -- one word that is no pool is an option of the server
   end
-  local options = pool and report.options_of(pool) or instance.spec.server
+  local options = pool and masking.options(report.options_of(pool)) or instance.spec.server
   if params.key then return dig(options, params.key) end
   return options
 end

@@ -4,6 +4,7 @@ local assignments = require "sockdrawer.options.assignments"
 local core = require "sockdrawer.core"
 local difference = require "sockdrawer.supervisor.difference"
 local live = require "sockdrawer.live"
+local masking = require "sockdrawer.masking"
 local paths = require "sockdrawer.options.paths"
 local report = require "sockdrawer.supervisor.report"
 local rows = require "sockdrawer.options.rows"
@@ -43,7 +44,7 @@ local function apply(instance, pool, assigned, who, cause, reach_open)
   plan = { entries = {}, settings = plan, cause = cause, who = who }
   local ok, failure, details = instance.changes:apply(plan)
   if not ok then return nil, failure, details end
-  return { pool = pool and pool.name, changed = changed }, nil, plan.ending
+  return { pool = pool and pool.name, changed = masking.changed(changed) }, nil, plan.ending
 end
 
 -- What is assigned, as far as it can be.
@@ -52,6 +53,7 @@ local function read(instance, pool, params)
   if pool then kind, current = "pool", report.options_of(pool) end
   local assigned, err = assignments.read(kind, params.assign, params.values, current)
   if not assigned then return nil, err end
+  masking.restore(assigned, function(key) return paths.dig(current, key) end)
   return without_fixed(kind, assigned, current)
 end
 

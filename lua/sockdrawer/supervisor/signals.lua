@@ -24,6 +24,7 @@ local function log_loops(instance)
       loop = row.loop, pid = row.pid, state = row.state, restarts = row.restarts, connections = row.connections,
       lag = row.lag, busy = slot.busy, generation = slot.busy and slot.busy_generation,
       pool = slot.busy and instance.pools:name_at(slot.busy_pool), dropped_logs = slot.dropped_logs,
+      dropped_messages = slot.dropped_messages,
     })
   end
 end

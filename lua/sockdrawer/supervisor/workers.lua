@@ -7,6 +7,7 @@ local core = require "sockdrawer.core"
 local holding = require "sockdrawer.supervisor.holding"
 local log = require "sockdrawer.log"
 local memory = require "sockdrawer.supervisor.memory"
+local mending = require "sockdrawer.supervisor.mending"
 local probation = require "sockdrawer.supervisor.probation"
 local process = require "sockdrawer.supervisor.process"
 local supervision = require "sockdrawer.supervision"
@@ -95,6 +96,7 @@ local function handlers_of(self, worker)
     end,
     task_began = function(params) instance.background:began(worker, params) end,
     task_ended = function(params) instance.background:ended(worker, params) end,
+    cannot_accept = function(params) mending.look(instance, worker, params.pool, params.err) end,
     -- Said in advance: whoever dies of it can say nothing any more.
     loading = function(params) worker.loading = params.pool end,
     failed = function(op, err)
