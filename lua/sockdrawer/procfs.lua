@@ -43,6 +43,20 @@ function procfs.first_thread(pid)
   return state, (tonumber(user) + tonumber(system)) / TICKS
 end
 
+--- For one that shall have so many seconds of its own: what it has to have yet, whenever that is asked later; nil
+--- unless it would use it, and a busy machine has kept it from it.
+---@param pid integer
+---@param seconds number
+---@return fun(): number|nil
+function procfs.owed(pid, seconds)
+  local _, before = procfs.first_thread(pid)
+  return function()
+    local state, now = procfs.first_thread(pid)
+    local left = state == "R" and before and seconds - (now - before) or 0
+    return left > 1 / TICKS and left or nil
+  end
+end
+
 --- Whether a debugger has it.
 ---@param pid integer
 ---@return boolean

@@ -1,6 +1,7 @@
 -- The watch went by the clock on the wall: on a machine that had better things to do, a worker that wanted a processor
 -- and got none for stall_kill was killed for it, with all its connections, as if its handler had held the loop. Its
--- successor got no more. Now time in which a worker waits for a processor is not held against it.
+-- successor got no more. So did a worker, or the whole change, that had new code to load for load_timeout. Now time in
+-- which a process waits for a processor is not held against it.
 local client = require "spec.support.client"
 local ffi = require "ffi"
 local process = require "spec.support.process"
@@ -22,7 +23,10 @@ return function(conn)
 end
 ]]
 
--- All on one processor, which one of them has the least right to.
+-- Code that takes a fifth of a second of a processor.
+local BUSY = "local stop = os.clock() + 0.2 while os.clock() < stop do end "
+
+-- All on one processor, which the first of them has the least right to.
 local function crowd_together(pids)
   local mask, one = ffi.new "uint64_t[16]", ffi.new "uint64_t[16]"
   assert.equal(0, ffi.C.sched_getaffinity(pids[1], 128, mask))
@@ -35,7 +39,7 @@ local function crowd_together(pids)
   if group then group:write "10" group:close() end
 end
 
-describe("a handler that gets no processor", function()
+describe("a worker that gets no processor", function()
   local others = {}
   after_each(function()
     for _, other in ipairs(others) do
@@ -47,25 +51,38 @@ describe("a handler that gets no processor", function()
     server.cleanup()
   end)
 
-  it("does not hold its loop", function()
+  local function start(options)
     local s = server.start {
       script = [[
         local sd = require "sockdrawer"
-        sd.server { loops = 1, stall = 0.5, stall_kill = 0.8 }
+        sd.server { loops = 1, ]] .. options .. [[ }
         sd.pool("p", { listen = "tcp://127.0.0.1:0", handler = "h" })]],
       files = { ["h.lua"] = HANDLER },
     }
-    local worker, c = s:workers()[1], s:connect()
-    local pids = { worker }
+    local pids = s:workers()
     for i = 1, 3 do
       others[i] = assert(process.start { args = { "luajit", "-e", "while true do end" } })
       pids[i + 1] = others[i].pid
     end
     crowd_together(pids)
-    local before = process.now()
+    return s, pids[1]
+  end
+
+  it("does not hold its loop", function()
+    local s, worker = start "stall = 0.5, stall_kill = 0.8"
+    local c, before = s:connect(), process.now()
     assert.equal("done", client.ask(c, "0.2", 60))
     assert.is_true(process.now() - before > 0.8, "it had a processor after all")
     assert.is_nil(s:log():match "event=stuck[^\n]*")
+    assert.same({ worker }, s:workers())
+  end)
+
+  it("is not slow at loading", function()
+    local s, worker = start "load_timeout = 0.8"
+    local before = process.now()
+    s:write("h.lua", "if require('sockdrawer').role == 'worker' then " .. BUSY .. "end " .. HANDLER)
+    assert(s:rpc("swap", { pool = "p" }))
+    assert.is_true(process.now() - before > 0.8, "it had a processor after all")
     assert.same({ worker }, s:workers())
   end)
 end)

@@ -108,6 +108,7 @@ local function may_be_stuck(worker)
 end
 
 function Watch:_look(worker)
+  if worker.error then return end -- it was killed, and its end is on its way
   local server = self.instance.spec.server
   local slot = self.instance.scoreboard:slot(worker.slot)
   note_life(worker, slot)
