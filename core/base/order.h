@@ -23,11 +23,19 @@ typedef struct {
   _Atomic uint64_t at;    /* where: an address of the program's */
   _Atomic uint64_t told;  /* the stretch whose traceback `text` is */
   char text[SD_ORDER_TEXT];
+  _Atomic uint32_t weigh; /* by the supervisor: what is left after that is to be told; the worker takes it back */
+  _Atomic uint64_t kept;  /* by the worker: bytes that it has resident after it; 0: not told yet */
 } sd_order;
 
 static inline void sd_order_give(sd_order *o, uint64_t stretch, bool stop) {
   atomic_store(&o->stop, stop);
   atomic_store(&o->stretch, stretch);
+}
+
+static inline void sd_order_collect(sd_order *o) {
+  atomic_store(&o->kept, 0);
+  atomic_store(&o->collect, 1);
+  atomic_store(&o->weigh, 1);
 }
 
 /* The signal came while the program was at this address. */
@@ -67,6 +75,8 @@ static inline void sd_order_clear(sd_order *o) {
   atomic_store(&o->collect, 0);
   atomic_store(&o->found, 0);
   atomic_store(&o->told, 0);
+  atomic_store(&o->weigh, 0);
+  atomic_store(&o->kept, 0);
 }
 
 #endif

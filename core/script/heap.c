@@ -2,7 +2,11 @@
 #include "heap.h"
 
 #include <malloc.h>
+#include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "task.h"
 
@@ -94,10 +98,27 @@ static int l_collect(lua_State *L) {
   return 0;
 }
 
+/* A recursion through C leaves tens of megabytes of stack behind, which nobody uses and
+ * the kernel keeps. What is below us goes back, but for a little that we shall need. */
+static void trim_stack(void) {
+  enum { MARGIN = 1 << 18 };
+  pthread_attr_t attributes;
+  void *lowest;
+  size_t size;
+  if (pthread_getattr_np(pthread_self(), &attributes) != 0) return;
+  pthread_attr_getstack(&attributes, &lowest, &size);
+  pthread_attr_destroy(&attributes);
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+  uintptr_t from = ((uintptr_t)lowest + page - 1) & ~(page - 1);
+  uintptr_t to = ((uintptr_t)__builtin_frame_address(0) - MARGIN) & ~(page - 1);
+  if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 /* A finalizer that raises ends the collection, and would end whoever has begun it. */
 static void collect(lua_State *L) {
   for (int tries = 8; tries > 0 && lua_cpcall(L, l_collect, NULL) != 0; tries--) lua_pop(L, 1);
   malloc_trim(0); /* what finalizers have freed goes back to the machine */
+  trim_stack();
 }
 
 static bool is_above_limit(void) {
@@ -126,6 +147,30 @@ void sd_heap_relieve(void) {
 void sd_heap_obey(lua_State *L) {
   sd_scoreboard *sb = sd_the_vm.scoreboard;
   if (sb != NULL && atomic_exchange(&sd_scoreboard_own(sb)->order.collect, 0) != 0) collect(L);
+}
+
+/* 0: it cannot be known now. */
+static uint64_t resident(void) {
+  unsigned long long pages = 0;
+  FILE *statm = fopen("/proc/self/statm", "re");
+  if (statm == NULL) return 0;
+  if (fscanf(statm, "%*u %llu", &pages) != 1) pages = 0;
+  fclose(statm);
+  return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Nobody is in Lua now, and the stack is short: what there is after a collection is kept. */
+void sd_heap_weigh(void) {
+  if (sd_the_vm.scoreboard == NULL) return;
+  sd_order *order = &sd_scoreboard_own(sd_the_vm.scoreboard)->order;
+  if (atomic_load(&order->weigh) == 0) return;
+  atomic_store(&order->collect, 0);
+  collect(sd_the_vm.L);
+  collect_more();
+  uint64_t kept = resident();
+  if (kept == 0) return; /* once more at the next beat */
+  atomic_store(&order->weigh, 0);
+  atomic_store(&order->kept, kept);
 }
 
 static size_t counted(lua_State *L) {

@@ -20,6 +20,9 @@ void sd_heap_relieve(void);
 /* Collects everything if the supervisor has asked for it. From Lua code's hooks too. */
 void sd_heap_obey(lua_State *L);
 
+/* The same from the loop, which is the place to tell what that has left. */
+void sd_heap_weigh(void);
+
 /* In here nobody is refused anything. They nest. */
 void sd_heap_shelter(void);
 void sd_heap_expose(void);

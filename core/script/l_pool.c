@@ -280,7 +280,7 @@ static void on_beat(sd_timer *timer) {
   beat_due = now + (uint64_t)BEAT * 1000000;
   sd_loop_arm(&sd_the_vm.loop, &beat, sd_loop_now(&sd_the_vm.loop) + BEAT);
   for (l_pool *pool = pools; pool != NULL; pool = pool->next) sd_l_alarm_look_again(pool);
-  sd_heap_obey(sd_the_vm.L); /* who asked for it may have found us idle */
+  sd_heap_weigh();
 }
 
 static int join_scoreboard(void) {

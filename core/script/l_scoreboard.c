@@ -159,7 +159,7 @@ static int l_slot(lua_State *L) {
   sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
   sd_slot_view slot;
   sd_scoreboard_slot_read(sb, check_slot(L, 2, sb), &slot);
-  lua_createtable(L, 0, 12);
+  lua_createtable(L, 0, 14);
   set_string(L, "state", sd_slot_state_name(slot.state));
   set_number(L, "pid", slot.pid);
   set_number(L, "loop", slot.loop);
@@ -170,6 +170,8 @@ static int l_slot(lua_State *L) {
   set_boolean(L, "loading", slot.loading);
   set_boolean(L, "starved", slot.starved);
   if (slot.beat_ns != 0) set_number(L, "beat", seconds_since(slot.beat_ns));
+  set_number(L, "beat_ns", (double)slot.beat_ns);
+  set_number(L, "entered_ns", (double)slot.entered_ns);
   set_busy(L, &slot);
   return 1;
 }
@@ -194,8 +196,17 @@ static int l_order(lua_State *L) {
 /* order_collect(slot): the worker is to collect its garbage. */
 static int l_order_collect(lua_State *L) {
   const sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
-  atomic_store(&sb->slots[check_slot(L, 2, sb)].order.collect, 1);
+  sd_order_collect(&sb->slots[check_slot(L, 2, sb)].order);
   return 0;
+}
+
+/* collected(slot) → bytes that it has resident after that | nil: its loop has not come to it yet. */
+static int l_collected(lua_State *L) {
+  const sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
+  uint64_t kept = atomic_load(&sb->slots[check_slot(L, 2, sb)].order.kept);
+  if (kept == 0) return 0;
+  lua_pushnumber(L, (lua_Number)kept);
+  return 1;
 }
 
 /* answer(slot) → { traceback=, at= (an address) }: what has come of the last order. */
@@ -444,6 +455,7 @@ static const luaL_Reg methods[] = {
   { "slot_reap", l_slot_reap },
   { "order", l_order },
   { "order_collect", l_order_collect },
+  { "collected", l_collected },
   { "answer", l_answer },
   { "pool_open", l_pool_open },
   { "pool_close", l_pool_close },

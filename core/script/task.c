@@ -387,6 +387,7 @@ int sd_task_wait(lua_State *L, sd_task *task, void *waiting_for, void (*unwait)(
 void sd_task_set_timeout(sd_task *task, uint64_t ms) {
   sd_loop *loop = &sd_the_vm.loop;
   uv_update_time(&loop->uv);
+  if (ms > 0) ms++; /* the loop's clock is rounded down: nobody is woken before the time is over */
   sd_loop_arm(loop, &task->timer, sd_loop_now(loop) + ms);
 }
 

@@ -2,6 +2,8 @@
 
 local procfs = {}
 
+local TICKS = 100 -- a second, on all that Linux runs on
+
 local function read(pid, name)
   local file = io.open(("/proc/%s/%s"):format(pid, name))
   if not file then return "" end
@@ -27,6 +29,32 @@ end
 ---@return integer|nil
 function procfs.data(pid)
   return kilobytes(read(pid, "status"), "VmData")
+end
+
+--- What its first thread is at ("R": it runs or would like to; "S": it waits for something; "T": it was stopped; …),
+--- and the seconds of a processor that it has had.
+---@param pid integer
+---@return string|nil state
+---@return number|nil seconds
+function procfs.first_thread(pid)
+  local state, user, system = read(pid, "task/" .. pid .. "/stat"):match
+    "^%d+ %(.*%) (%a) %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ (%d+) (%d+)"
+  if not state then return nil end
+  return state, (tonumber(user) + tonumber(system)) / TICKS
+end
+
+--- For one that shall have so many seconds of its own: what it has to have yet, whenever that is asked later; nil
+--- unless it would use it, and a busy machine has kept it from it.
+---@param pid integer
+---@param seconds number
+---@return fun(): number|nil
+function procfs.owed(pid, seconds)
+  local _, before = procfs.first_thread(pid)
+  return function()
+    local state, now = procfs.first_thread(pid)
+    local left = state == "R" and before and seconds - (now - before) or 0
+    return left > 1 / TICKS and left or nil
+  end
 end
 
 --- Whether a debugger has it.

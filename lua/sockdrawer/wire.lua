@@ -114,13 +114,19 @@ end
 --- Asks the other side and waits for its answer.
 ---@param op string
 ---@param params table|nil plain data
----@param options { timeout?: number, fds?: integer[] }|nil
+---@param options { timeout?: number, more?: (fun(): number|nil), fds?: integer[] }|nil `more` is asked at the end of
+--- the time, and of each that it has given, for how many seconds it shall go on
 ---@return any result, string|nil err "closed", "timeout" or what the other side says; any data
 function Peer:call(op, params, options)
   options = options or {}
   local promise, id = self:ask(op, params, options.fds)
   if not promise then return nil, id end
   local result, why, data = promise:wait(options.timeout)
+  while options.more and not promise.done do
+    local seconds = options.more()
+    if not seconds then break end
+    result, why, data = promise:wait(seconds)
+  end
   self.pending[id] = nil
   return result, why, data
 end

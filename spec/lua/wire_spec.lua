@@ -84,6 +84,16 @@ describe("the wire between two processes", function()
     end)
   end)
 
+  it("goes on when the time is over as long as there is more", function()
+    local answers, extra = {}, { 2, 2 }
+    local function more() return table.remove(extra) end
+    talk({ slow = function(p) core.park(p.seconds) return "done" end }, function(peer)
+      answers[1] = peer:call("slow", { seconds = 5 }, { timeout = 2, more = more })
+      answers[2] = select(2, peer:call("slow", { seconds = 5 }, { timeout = 2, more = more }))
+    end)
+    assert.same({ "done", "timeout" }, answers)
+  end)
+
   it("answers pending calls with closed when the other side goes", function()
     local a, b = core.channel_pair()
     local closed, answer = 0, nil

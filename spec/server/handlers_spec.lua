@@ -1,5 +1,6 @@
 local server = require "spec.support.server"
 local client = require "spec.support.client"
+local socket = require "socket"
 
 local LISTEN = { "-l", "tcp://127.0.0.1:0", "--loops", "1" }
 
@@ -63,12 +64,13 @@ describe("the proxy", function()
   end)
 
   it("says why and closes when there is nobody behind it", function()
-    local back = start "echo"
-    local port = back:port()
-    back:stop()
+    local nobody = assert(socket.tcp4()) -- who is bound and does not listen refuses, and keeps others from the port
+    assert(nobody:bind("127.0.0.1", 0))
+    local _, port = nobody:getsockname()
     local s = start("proxy", "--", "tcp://127.0.0.1:" .. port)
     client.expect_closed(s:connect())
     s:wait_log "cannot connect to tcp://127.0.0.1"
+    nobody:close()
   end)
 
   it("lets go of both sides when one is reset", function()

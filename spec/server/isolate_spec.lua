@@ -17,7 +17,7 @@ local function start(failure, server_options, options)
   local s = server.start {
     script = ('local sd = require "sockdrawer"\nsd.server { load_timeout = 1, %s }\n'):format(server_options) .. [[
       sd.pool("good", { listen = "tcp://127.0.0.1:0", handler = "echo" })
-      sd.pool("moody", { listen = "tcp://127.0.0.1:0", handler = "moody", restart = { max = 3, within = 10 } })]],
+      sd.pool("moody", { listen = "tcp://127.0.0.1:0", handler = "moody", restart = { max = 3, within = 60 } })]],
     files = { ["echo.lua"] = ECHO, ["moody.lua"] = MOODY:format(folder .. "/bad", failure) }, args = { "-n", "2" },
     expect_fail = options and options.expect_fail,
   }

@@ -21,11 +21,14 @@ return function(conn)
   end
 end]]
 
--- The same, but from its second life on a loop needs two seconds to load it.
+-- The same, but a loop does not come to the end of loading it as long as there is a file "slow".
 local SLOW_TO_RETURN = [[
-if require("sockdrawer").role == "worker" and io.open("slow") then
-  local ends = os.clock() + 2
-  while os.clock() < ends do end
+local function is_slow()
+  local file = io.open "slow"
+  return file and file:close()
+end
+if require("sockdrawer").role == "worker" then
+  while is_slow() do end
 end
 ]] .. HANDLER
 
@@ -78,6 +81,13 @@ local function expect_all_greeted(people, seconds)
   end, seconds)
   assert.equal(#people, n)
   return by_pid
+end
+
+-- Sockets are shared out anew soon after a loop is back, not in that moment.
+local function expect_share(s, pid)
+  assert.is_truthy(process.eventually(function()
+    return (expect_all_greeted(crowd(s, 20), 5)[pid] or 0) >= 3
+  end), "it gets no new connections")
 end
 
 local function is_bound(port)
@@ -258,9 +268,9 @@ describe("a loop that dies", function()
   after_each(server.cleanup)
 
   it("loses nobody who is still in its queue: others take them when it is not back in 0.1 s", function()
-    local s = start(2, nil, { files = { ["h.lua"] = SLOW_TO_RETURN } })
+    local s = start(2, { server = "load_timeout = 60" }, { files = { ["h.lua"] = SLOW_TO_RETURN } })
     local victim, other = unpack(s:workers())
-    s:write("slow", "")
+    local slow = s:write("slow", "")
     s:kill("STOP", victim)
     local people = crowd(s, 60)
     local by_pid, n
@@ -270,29 +280,30 @@ describe("a loop that dies", function()
     end))
     assert.is_nil(by_pid[victim])
     s:kill("KILL", victim)
-    by_pid = expect_all_greeted(people, 1)
+    by_pid = expect_all_greeted(people, 5)
     assert.equal(60, by_pid[other])
     assert.equal("starting", loop_of(s, 1).state)
+    os.remove(slow)
     assert.is_truthy(process.eventually(function() return loop_of(s, 1).state == "running" end, 8))
     for _, person in ipairs(people) do assert.equal("x", client.ask(person.connection, "x")) end
     assert.equal(0, status_of(s).pools[1].rejected)
   end)
 
   it("gets no new connections till it is back, and its share from then on", function()
-    local s = start(2, nil, { files = { ["h.lua"] = SLOW_TO_RETURN } })
+    local s = start(2, { server = "load_timeout = 60" }, { files = { ["h.lua"] = SLOW_TO_RETURN } })
     local victim, other = unpack(s:workers())
-    s:write("slow", "")
+    local slow = s:write("slow", "")
     s:kill("KILL", victim)
     s:wait_log "worker_died loop=1"
     for _ = 1, 40 do
       local connection = s:connect()
-      assert.equal(tostring(other), client.line(connection, 0.5))
+      assert.equal(tostring(other), client.line(connection))
       connection:close()
     end
     assert.equal("starting", loop_of(s, 1).state)
+    os.remove(slow)
     assert.is_truthy(process.eventually(function() return loop_of(s, 1).state == "running" end, 8))
-    local by_pid = expect_all_greeted(crowd(s, 60), 5)
-    assert.is_true((by_pid[loop_of(s, 1).pid] or 0) >= 10)
+    expect_share(s, loop_of(s, 1).pid)
   end)
 
   it("resets and refuses nobody while all loops are killed again and again", function()
@@ -317,7 +328,7 @@ describe("a loop that hangs", function()
   after_each(server.cleanup)
 
   it("is named, steered away from, emptied of who waits there, and replaced in the end", function()
-    local s = start(2, { server = "stall = 0.3, stall_kill = 3" })
+    local s = start(2, { server = "stall = 0.3, stall_kill = 600" })
     local victim = crowd(s, 1)
     local pid = next(expect_all_greeted(victim, 5))
     local id = s:rpc("conns")[1].id
@@ -327,19 +338,17 @@ describe("a loop that hangs", function()
     for _, word in ipairs { "pool=p", "generation=1", "conn=" .. id:gsub("%p", "%%%0") } do
       assert.matches(" " .. word .. " ", line .. " ")
     end
-    local before = process.now()
-    local rows = status_of(s).loops
-    assert.is_true(process.now() - before < 0.2)
-    for _, row in ipairs(rows) do assert.equal(row.pid == pid and "stuck" or "running", row.state) end
-    local by_pid = expect_all_greeted(people, 1)
+    for _, row in ipairs(status_of(s).loops) do assert.equal(row.pid == pid and "stuck" or "running", row.state) end
+    local by_pid = expect_all_greeted(people, 5)
     assert.is_nil(by_pid[pid])
     for _ = 1, 30 do
       local connection = s:connect()
-      assert.are_not.equal(tostring(pid), client.line(connection, 0.5))
+      local greeting = assert(client.line(connection))
+      assert.are_not.equal(tostring(pid), greeting)
       connection:close()
     end
-    assert.is_nil(s:log():match "event=stall_kill")
-    s:wait_log("event=stall_kill[^\n]*pool=p[^\n]*generation=1", 6)
+    assert(s:rpc("set", { assign = { "stall_kill=0.5" } }))
+    s:wait_log "event=stall_kill[^\n]*pool=p[^\n]*generation=1"
     assert.is_truthy(process.eventually(function()
       for _, row in ipairs(status_of(s).loops) do
         if row.state ~= "running" or row.pid == pid then return false end
@@ -347,8 +356,7 @@ describe("a loop that hangs", function()
       return true
     end))
     for _, person in ipairs(people) do assert.equal("x", client.ask(person.connection, "x")) end
-    local after = expect_all_greeted(crowd(s, 60), 5)
-    for _, row in ipairs(status_of(s).loops) do assert.is_true((after[row.pid] or 0) > 5) end
+    for _, row in ipairs(status_of(s).loops) do expect_share(s, row.pid) end
   end)
 
   it("has its queue back, with nobody lost, when it lets go by itself", function()
@@ -365,11 +373,10 @@ describe("a loop that hangs", function()
     local pid = next(expect_all_greeted(victim, 5))
     victim[1].connection:send "1.2\n"
     local people = crowd(s, 40)
-    expect_all_greeted(people, 3)
-    s:wait_log "event=unstuck"
+    expect_all_greeted(people, 5)
+    s:wait_log("event=unstuck", 10)
     assert.equal("1.2", client.line(victim[1].connection))
-    local by_pid = expect_all_greeted(crowd(s, 60), 5)
-    assert.is_truthy(process.eventually(function() return (by_pid[pid] or 0) > 5 end, 1))
+    expect_share(s, pid)
     assert.equal(0, status_of(s).pools[1].rejected)
   end)
 end)

@@ -13,6 +13,8 @@ local server = { eventually = process.eventually, run = process.run }
 
 local started, folders, complaints = {}, {}, {}
 
+local LAST_LINES = 60 -- of a log, for who wonders why a test has failed
+
 local function absolute(path)
   return path:sub(1, 1) == "/" and path or process.cwd() .. "/" .. path
 end
@@ -304,6 +306,26 @@ local function expect_no_reports(s)
     local at = log:find(sign, 1, true)
     if at then complain("a sanitizer spoke:\n%s", log:sub(math.max(1, at - 200), at + 6000)) end
   end
+end
+
+-- The last lines of a server's log.
+local function tail(s)
+  local lines = {}
+  for line in s:log():gmatch "[^\n]+" do lines[#lines + 1] = line end
+  return table.concat(lines, "\n  ", math.max(1, #lines - LAST_LINES + 1))
+end
+
+-- Why a test has failed is often known to the server only, and its folder is gone soon.
+local function tell_logs(element)
+  for _, s in ipairs(started) do
+    io.stderr:write(("\nlog of the server of %q:\n  %s\n"):format(element.name or element.descriptor, tail(s)))
+  end
+  return nil, true -- the next one who listens hears it too
+end
+
+local busted = package.loaded.busted -- not where the model runs
+if busted then
+  for _, outcome in ipairs { "failure", "error" } do busted.subscribe({ outcome }, tell_logs) end
 end
 
 -- For after_each: ends what still runs, and raises if something was left behind or a sanitizer has reported.

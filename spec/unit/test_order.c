@@ -56,6 +56,14 @@ static void ends_an_answer_that_somebody_has_written_over(void **state) {
   assert_int_equal(sd_order_told(&order, text), SD_ORDER_TEXT - 1);
 }
 
+static void asks_anew_what_is_left_after_each_collection(void **state) {
+  (void)state;
+  order.kept = 1000;
+  sd_order_collect(&order);
+  assert_int_equal(order.kept, 0);
+  assert_true(order.collect && order.weigh);
+}
+
 static void is_given_only_to_who_has_been_in_lua_for_long(void **state) {
   (void)state;
   sd_scoreboard sb, own;
@@ -96,6 +104,7 @@ int main(void) {
     cmocka_unit_test_setup(is_answered_for_its_own_stretch_only, setup),
     cmocka_unit_test_setup(keeps_as_much_of_a_long_answer_as_there_is_room_for, setup),
     cmocka_unit_test_setup(ends_an_answer_that_somebody_has_written_over, setup),
+    cmocka_unit_test_setup(asks_anew_what_is_left_after_each_collection, setup),
     cmocka_unit_test_setup(is_given_only_to_who_has_been_in_lua_for_long, setup),
     cmocka_unit_test_setup(preempted_handlers_stay_counted_when_their_process_has_ended, setup),
   };

@@ -97,7 +97,7 @@ function Changes:_prepare(id, plan, workers)
   local seconds = self:_patience(plan)
   local params = { change = id, pools = plan.states, script = plan.script, remove = names_of(plan.remove) }
   for _, worker in ipairs(workers) do worker.preparing = true end
-  local answers = self.instance.workers:ask(workers, "prepare", params, seconds)
+  local answers = self.instance.workers:ask(workers, "prepare", params, seconds, true)
   local ready, failure = {}, nil
   for _, worker in ipairs(workers) do
     local answer = answers[worker]

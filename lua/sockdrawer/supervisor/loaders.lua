@@ -2,6 +2,7 @@
 
 local core = require "sockdrawer.core"
 local process = require "sockdrawer.supervisor.process"
+local procfs = require "sockdrawer.procfs"
 
 local loaders = {}
 
@@ -67,7 +68,8 @@ function Loaders:job(op, params, what, fds)
   local settings = self.settings()
   local seconds = settings.load_timeout
   params.name, params.loops, params.uid = settings.name, settings.loops, core.getuid()
-  local result, err, data = child.peer:call(op, params, { timeout = seconds or nil, fds = fds })
+  local more = seconds and procfs.owed(child.pid, seconds) or nil
+  local result, err, data = child.peer:call(op, params, { timeout = seconds or nil, more = more, fds = fds })
   if result == nil and (err == "timeout" or err == "closed") then
     err, data = explain(child, err, what, seconds), nil
   end

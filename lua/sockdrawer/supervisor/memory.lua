@@ -1,7 +1,9 @@
 --- The cap on memory, seen from outside: a worker that has half as much again has to collect its garbage, and one that
--- is so still when we look again is replaced. What it does itself before that is sockdrawer.memory's.
+-- has as much after that is replaced. What it does itself before that is sockdrawer.memory's.
+--
+-- By its own word, from its loop: however long that takes on a busy machine, it has had its chance. One that does not
+-- come to its loop is for the watch to judge, and the kernel gives it no more than twice its cap.
 
-local core = require "sockdrawer.core"
 local holding = require "sockdrawer.supervisor.holding"
 local log = require "sockdrawer.log"
 local procfs = require "sockdrawer.procfs"
@@ -11,7 +13,6 @@ local memory = {}
 
 local OVER = 1.5
 local ANSWER = 1
-local GRACE = 0.6 -- an idle worker looks at its orders twice a second
 
 local function kill(instance, worker, slot, text)
   local origin = holding.origin(instance, worker, slot)
@@ -32,15 +33,16 @@ function memory.look(instance, worker, slot)
   local cap = instance.spec.server.memory
   if not cap or worker.child.embedded then return end
   if slot.starved then return kill(instance, worker, slot, "its Lua heap stays at its limit, whatever is collected") end
-  local resident = procfs.resident(worker.pid) or 0
-  if resident <= cap * OVER then
+  local resident, most = procfs.resident(worker.pid) or 0, cap * OVER
+  local kept = worker.heavy and instance.scoreboard:collected(worker.slot)
+  if resident <= most then
     worker.heavy = nil
-  elseif not worker.heavy then
-    worker.heavy = core.now()
+  elseif not worker.heavy or kept and kept <= most then -- what has come since then may be garbage, too
+    worker.heavy = true
     holding.collect(instance, worker)
-  elseif core.now() - worker.heavy >= GRACE then
+  elseif kept then
     local text = "it has %s, its cap is %s, and collecting garbage did not help"
-    kill(instance, worker, slot, text:format(mebibytes(resident), mebibytes(cap)))
+    kill(instance, worker, slot, text:format(mebibytes(kept), mebibytes(cap)))
   end
 end
 

@@ -1,7 +1,8 @@
 --- The heartbeat watch: which worker holds its loop, since when, for whom; and the end of one that does not let go.
 --
 -- It reads the scoreboard only. A worker is let off while it loads (that has its own time limit), while a debugger
--- holds it, and when it was the supervisor itself that ran late: then everybody looks stuck.
+-- holds it, and when it was the supervisor itself that ran late: then everybody looks stuck. So is one that wants a
+-- processor and gets none: a busy machine is no fault of its.
 
 local core = require "sockdrawer.core"
 local holding = require "sockdrawer.supervisor.holding"
@@ -24,10 +25,29 @@ function watch.new(instance)
   return setmetatable({ instance = instance }, Watch)
 end
 
+-- How much of the time since the last look was its own: what it had of a processor, if it would run, and all of it if
+-- it waits for something else or was stopped.
+local function own_time(worker, elapsed)
+  local state, cpu = procfs.first_thread(worker.pid)
+  local used = cpu and worker.cpu and cpu - worker.cpu or elapsed
+  worker.cpu = cpu
+  return state == "R" and math.min(used, elapsed) or elapsed
+end
+
+-- The same since its last sign of life: that it has entered Lua, left it, or beaten.
+local function note_life(worker, slot)
+  local now = core.now()
+  if worker.entered_ns ~= slot.entered_ns or worker.beat_ns ~= slot.beat_ns then
+    worker.entered_ns, worker.beat_ns, worker.own = slot.entered_ns, slot.beat_ns, 0
+  end
+  worker.own = worker.own + own_time(worker, now - (worker.looked_at or now))
+  worker.looked_at = now
+end
+
 -- How long a worker has been away: in one stretch of Lua, or without a sign of life (in C, or stopped).
 local function absence(worker, slot)
   if worker.preparing then return 0 end
-  return math.max(slot.busy or 0, (slot.beat or 0) - BEAT)
+  return math.max(math.min(slot.busy or 0, worker.own), math.min(slot.beat or 0, worker.own) - BEAT)
 end
 
 -- A handler that requires a module for the first time may take as long as any module may.
@@ -88,8 +108,10 @@ local function may_be_stuck(worker)
 end
 
 function Watch:_look(worker)
+  if worker.error then return end -- it was killed, and its end is on its way
   local server = self.instance.spec.server
   local slot = self.instance.scoreboard:slot(worker.slot)
+  note_life(worker, slot)
   local stall, last = patience(server, "stall", slot), patience(server, "stall_kill", slot)
   local busy = absence(worker, slot)
   local held = stall and busy >= stall

@@ -10,6 +10,7 @@ local memory = require "sockdrawer.supervisor.memory"
 local mending = require "sockdrawer.supervisor.mending"
 local probation = require "sockdrawer.supervisor.probation"
 local process = require "sockdrawer.supervisor.process"
+local procfs = require "sockdrawer.procfs"
 local supervision = require "sockdrawer.supervision"
 local sync = require "sockdrawer.sync"
 
@@ -111,6 +112,11 @@ end
 
 -- ---------------------------------------------------------------- one life
 
+-- For a call: a worker that gets no processor is not slow at what it is asked for.
+local function own_time(worker, seconds)
+  return { timeout = seconds, more = seconds and not worker.child.embedded and procfs.owed(worker.pid, seconds) or nil }
+end
+
 function Workers:_spawn(loop)
   local instance = self.instance
   local slot, err = self:_free_slot()
@@ -181,7 +187,7 @@ function Workers:_boot(worker)
   worker.memory = self.instance.spec.server.memory
   local version, params = pools.version, self:_boot_params(worker)
   local seconds = (self.instance.spec.server.load_timeout or 60) * (1 + #params.state.pools)
-  local ok, err, data = worker.peer:call("boot", params, { timeout = seconds })
+  local ok, err, data = worker.peer:call("boot", params, own_time(worker, seconds))
   if not ok then
     if err == "closed" then return end -- it died: its end says more
     worker.loading = err == "timeout" and worker.loading or data and data.pool
@@ -260,7 +266,7 @@ function Workers:_follow(worker)
   local seconds = self:load_limit(#params.pools + (params.script and 1 or 0))
   params.change = ("sync-%d-%d"):format(worker.incarnation, version)
   worker.preparing = true
-  local ok, err = worker.peer:call("prepare", params, { timeout = seconds })
+  local ok, err = worker.peer:call("prepare", params, own_time(worker, seconds))
   worker.preparing = err == "timeout"
   if ok then ok, err = worker.peer:call("commit", { change = params.change }) end
   if not ok then
@@ -415,11 +421,13 @@ end
 
 --- Asks several workers the same, side by side.
 ---@param list table[]
+---@param own boolean|nil the time is their own: see procfs.owed
 ---@return table<table, { [1]: any, [2]: string|nil, [3]: any }> answers by worker
-function Workers:ask(list, op, params, timeout)
+function Workers:ask(list, op, params, timeout, own)
   local calls = {}
   for _, worker in ipairs(list) do
-    calls[worker] = function() return worker.peer:call(op, params, { timeout = timeout }) end
+    local options = own and own_time(worker, timeout) or { timeout = timeout }
+    calls[worker] = function() return worker.peer:call(op, params, options) end
   end
   return sync.all(calls)
 end
