@@ -23,8 +23,8 @@ machine.processors = tonumber((select(2, run "nproc")))
 --- Compiles bench/SOURCE.c into the build folder; raises what the compiler said.
 function machine.build(source, libraries)
   local program = machine.folder .. "/" .. source:match "[^/]+$"
-  local status, _, err = run(("mkdir -p %s && cc -O2 -D_GNU_SOURCE -Wall -Wextra -o %s %s/%s.c %s"):format(machine.folder,
-    program, machine.here, source, libraries or ""))
+  local status, _, err = run(("mkdir -p %s && cc -O2 -D_GNU_SOURCE -Wall -Wextra -o %s %s/%s.c %s"):format(
+    machine.folder, program, machine.here, source, libraries or ""))
   if status ~= 0 then error(err, 0) end
   return program
 end
@@ -36,9 +36,10 @@ function machine.enter_network(words)
   if not machine.can(enter .. "ip link set lo up") then return false end
   local quoted = {}
   for i, word in ipairs(words) do quoted[i] = process.quote(word) end
-  local command = ("SOCKDRAWER_BENCH_NETWORK=1 exec %s sh -c 'ip link set lo up && exec luajit bench/run.lua \"$@\"' sh %s")
-    :format(enter, table.concat(quoted, " "))
-  os.exit(os.execute(command) == 0 and 0 or 1)
+  local inside = process.quote "ip link set lo up && exec luajit bench/run.lua \"$@\""
+  local status = os.execute(("SOCKDRAWER_BENCH_NETWORK=1 exec %s sh -c %s sh %s"):format(enter, inside,
+    table.concat(quoted, " ")))
+  os.exit(status == 0 and 0 or 1)
 end
 
 local function free_port()
@@ -155,7 +156,9 @@ function machine.start_idle(server, connections)
     child:pump(0)
     return tonumber(child.text.out:match "ready (%d+)")
   end, 70)
-  if ready ~= connections then error(("%s has served %s of %d"):format(server.name, tostring(ready), connections), 0) end
+  if ready ~= connections then
+    error(("%s has served %s of %d"):format(server.name, tostring(ready), connections), 0)
+  end
   return child
 end
 

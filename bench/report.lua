@@ -62,8 +62,8 @@ local function target_row(number, what, target, reached)
   if reached then
     met = (target.least and reached >= wanted or target.most and reached <= wanted) and "yes" or "**no**"
   end
-  print(("| %d | %s | %s %g | %s | %s |"):format(number, what, sign, wanted, reached and ("%.2f"):format(reached) or "-",
-    met))
+  print(("| %d | %s | %s %g | %s | %s |"):format(number, what, sign, wanted,
+    reached and ("%.2f"):format(reached) or "-", met))
 end
 
 --- The targets of all workloads, and what was reached.
@@ -102,7 +102,8 @@ local function bar(y, name, value, color)
 end
 
 local function panel(y, workload, rounds, limit)
-  local rows, parts = {}, { ([[<text x="8" y="%d" font-weight="bold">%s</text>]]):format(y + 14, escaped(workload.name)) }
+  local title = ([[<text x="8" y="%d" font-weight="bold">%s</text>]]):format(y + 14, escaped(workload.name))
+  local rows, parts = {}, { title }
   for name in pairs(rounds[1]) do rows[#rows + 1] = { name = name, value = relation(rounds, "cpu", name, limit) } end
   table.sort(rows, function(a, b) return a.value > b.value end)
   y = y + 24
@@ -125,9 +126,10 @@ function report.picture(workloads, results, limit)
       parts[#parts + 1] = part
     end
   end
-  local head = ([[<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">]] ..
-    [[<rect width="100%%" height="100%%" fill="#fff"/><text x="8" y="22" font-size="14">CPU of %s for a message, over ]] ..
-    [[that of each server: more is better</text>]]):format(WIDTH, y, escaped(limit))
+  local head = ([[<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif"
+  font-size="12"><rect width="100%%" height="100%%" fill="#fff"/>
+<text x="8" y="22" font-size="14">CPU of %s for a message, over that of each server: more is better</text>]]):format(
+    WIDTH, y, escaped(limit))
   return head .. "\n" .. table.concat(parts, "\n") .. "\n</svg>\n"
 end
 

@@ -62,11 +62,11 @@ end
 
 -- All who play the same way are started once; each is awake only while it is measured.
 local function start_all(plays, two, options)
-  local list, upstream = {}, nil
+  local list, upstream, loops = {}, nil, two and 2 or 1
   for _, row in ipairs(servers) do
     local plays_here = takes_part(row, { plays = plays, two = two }) or row.limit
     if plays_here and wanted(options, row) and present(row) then
-      local server = machine.start(row, { processors = two and "0,1" or "0", loops = two and 2 or 1, upstream = upstream })
+      local server = machine.start(row, { processors = two and "0,1" or "0", loops = loops, upstream = upstream })
       if server then list[#list + 1] = server else absent[#absent + 1] = row.name .. " (did not start)" end
       if row.limit then upstream = assert(server, "the limit did not start").port end
     end

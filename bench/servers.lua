@@ -1,10 +1,12 @@
 -- Who takes part: one row each. `plays` says what it does with the bytes: `chunks` echoes what comes, `frames` messages
 -- of 64 bytes, `proxy` passes them on to the limit. `needs` is a shell command that fails where it is not installed,
 -- `run` starts it on $PORT with $LOOPS loops; $HERE is this folder, $PEERS the folder given with --peers.
--- `two`: it can use two loops. `only`: it can echo messages of so many bytes, no others. `build`: C sources.
+-- `two`: it can use two loops. `only`: it can echo messages of so many bytes, no others. `most`: so many connections.
+-- `port`: it listens there instead of $PORT. `build`: what machine.build makes. `near`: takes part in --quick.
 local function sockdrawer(name, plays, script, words)
   return { name = name, plays = plays, ours = true, two = true, pool = script:match "(%w+)%.lua",
-    run = ("$SOCKDRAWER %s --loops $LOOPS -l tcp://127.0.0.1:$PORT -c $BUILD/$PORT.sock %s"):format(script, words or "") }
+    run = ("$SOCKDRAWER %s --loops $LOOPS -l tcp://127.0.0.1:$PORT -c $BUILD/$PORT.sock %s"):format(script,
+      words or "") }
 end
 
 local function beam(name, plays, folders, run)
@@ -13,8 +15,8 @@ local function beam(name, plays, folders, run)
     path = path .. " $PEERS/" .. folder
     needs[#needs + 1] = "test -d $PEERS/" .. folder
   end
-  needs[#needs + 1] = "mkdir -p $BUILD/beam && erlc -pa " .. path:gsub(" ", " -pa ") .. " -o $BUILD/beam $HERE/peers/" ..
-    run:match "^%S+" .. ".erl"
+  needs[#needs + 1] = ("mkdir -p $BUILD/beam && erlc -pa %s -o $BUILD/beam $HERE/peers/%s.erl"):format(
+    path:gsub(" ", " -pa "), run:match "^%S+")
   return { name = name, plays = plays, two = true, needs = table.concat(needs, " && "),
     run = "erl -noshell +Q 65536 -pa " .. path .. " -run " .. run:gsub("^(%S+)", "%1 main $PORT") }
 end

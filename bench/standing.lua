@@ -127,7 +127,9 @@ function standing.swaps(row, rounds, seconds)
     end
     return report.median(list)
   end)
-  return { { name = "p99 of 400 while the handler is swapped every 100 ms", target = { most = 1.5 }, reached = reached } }
+  return {
+    { name = "p99 of 400 while the handler is swapped every 100 ms", target = { most = 1.5 }, reached = reached },
+  }
 end
 
 return standing
