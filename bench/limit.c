@@ -1,6 +1,6 @@
 /* What this machine can do at most: an echo on bare epoll, one loop, no limits, no timeouts, no logs.
  * Edge-triggered, each descriptor registered once, the system call tried at once, no second read after a short
- * one. usage: limit [PORT]; prints `port N`. */
+ * one. usage: limit PORT [PROCESSES]; prints `ready`. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 enum { BUFFER = 65536, EVENTS = 512, ACCEPTS_A_TICK = 64 };
@@ -27,15 +28,12 @@ static void die(const char *what) {
 static int listen_on(int port) {
   int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* accepted sockets inherit it */
   struct sockaddr_in address = {
     .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)
   };
-  socklen_t size = sizeof address;
-  if (bind(fd, (struct sockaddr *)&address, size) != 0 || listen(fd, 4096) != 0) die("listen");
-  getsockname(fd, (struct sockaddr *)&address, &size);
-  printf("port %d\n", ntohs(address.sin_port));
-  fflush(stdout);
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 4096) != 0) die("listen");
   return fd;
 }
 
@@ -93,11 +91,10 @@ static void accept_some(int poller, int listener) {
   }
 }
 
-int main(int argc, char **argv) {
+static void serve(int listener) {
   static char buffer[BUFFER];
-  struct epoll_event events[EVENTS];
-  signal(SIGPIPE, SIG_IGN);
-  int poller = epoll_create1(0), listener = listen_on(argc > 1 ? atoi(argv[1]) : 0);
+  static struct epoll_event events[EVENTS];
+  int poller = epoll_create1(0);
   struct epoll_event event = { .events = EPOLLIN, .data.ptr = NULL };
   epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
   for (;;) {
@@ -111,4 +108,22 @@ int main(int argc, char **argv) {
       }
     }
   }
+}
+
+/* Each process has its own socket on the same port: the kernel splits. */
+int main(int argc, char **argv) {
+  if (argc < 2) return 2;
+  signal(SIGPIPE, SIG_IGN);
+  int port = atoi(argv[1]), processes = argc > 2 ? atoi(argv[2]) : 1, listener = listen_on(port);
+  pid_t parent = getpid();
+  for (int i = 1; i < processes; i++) {
+    if (fork() != 0) continue;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) return 1;
+    close(listener);
+    serve(listen_on(port));
+  }
+  puts("ready");
+  fflush(stdout);
+  serve(listener);
 }

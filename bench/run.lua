@@ -1,228 +1,175 @@
--- Measures sockdrawer against the limit of this machine, in interleaved rounds. See README.md beside it.
---   luajit bench/run.lua [--quick] [--rounds N] [--seconds S] [--only WORKLOAD]
+-- Measures sockdrawer against the limit of this machine and against its peers, in interleaved rounds. See README.md
+-- beside it.
+local argparse = require "argparse"
+local between_loops = require "bench.between_loops"
+local machine = require "bench.machine"
 local process = require "spec.support.process"
-local socket = require "socket"
+local report = require "bench.report"
+local servers = require "bench.servers"
+local standing = require "bench.standing"
+local workloads = require "bench.workloads"
 
-local options = { rounds = 7, seconds = 1.5, warmup = 0.3 }
-
-local workloads = {
-  { name = "echo, 1 connection", key = "c1", args = { "echo", "-c", "1" } },
-  { name = "echo, 50 connections", key = "c50", args = { "echo", "-c", "50" } },
-  { name = "echo, 400 connections", key = "c400", args = { "echo", "-c", "400" } },
-  { name = "echo, 50 connections, 16 under way", key = "pipe16", args = { "echo", "-c", "50", "-k", "16" } },
-  { name = "churn, 100 at a time", key = "churn", args = { "churn", "-c", "100" } },
-}
+local LIMIT = "epoll C"
 
 local function parse(words)
-  local i = 1
-  while words[i] do
-    local word = words[i]
-    if word == "--quick" then
-      options.rounds, options.seconds, options.warmup = 3, 0.4, 0.1
-    elseif word == "--rounds" or word == "--seconds" then
-      i = i + 1
-      options[word:sub(3)] = assert(tonumber(words[i]), word .. " needs a number")
-    elseif word == "--only" then
-      i = i + 1
-      options.only = words[i]
-    else
-      error("unknown option " .. word, 0)
-    end
-    i = i + 1
+  local parser = argparse("bench/run.lua", "What sockdrawer costs over the least that is possible, and what others do.")
+  parser:flag("--quick", "two minutes: fewer and shorter rounds, and only the peers that are near")
+  parser:option("--rounds", "so many rounds"):convert(tonumber)
+  parser:option("--seconds", "so long each measurement of a round"):convert(tonumber)
+  parser:option("--only", "these workloads: their keys, with commas between")
+  parser:option("--servers", "only these: their names, with commas between; the limit is always among them")
+  parser:option("--peers", "a folder with peers that no package has: ranch/ebin, sock_drawer/ebin, ti/ebin, skynet, …")
+  parser:option("--picture", "write an SVG there")
+  local options = parser:parse(words)
+  options.rounds = options.rounds or (options.quick and 3 or 7)
+  options.seconds = options.seconds or (options.quick and 0.4 or 1)
+  return options
+end
+
+local function listed(list, name)
+  return not list or ("," .. list .. ","):find("," .. name .. ",", 1, true) ~= nil
+end
+
+local function wanted(options, row)
+  if row.limit or row.ours then return listed(options.servers, row.name) or row.limit end
+  if options.servers then return listed(options.servers, row.name) end
+  return not options.quick or row.near
+end
+
+local absent = {}
+
+-- Whether it is installed; who is not is named once.
+local function present(row)
+  if row.present == nil then
+    row.present = not row.needs or machine.can(row.needs)
+    if not row.present then absent[#absent + 1] = row.name end
+    if row.present and row.build then machine.build(unpack(row.build)) end
   end
+  return row.present
 end
 
-local function build(name)
-  local program = process.cwd() .. "/build/bench/" .. name
-  local status, _, err = process.run {
-    args = { "/bin/sh", "-c", "mkdir -p build/bench && cc -O2 -D_GNU_SOURCE -Wall -Wextra -o " .. program ..
-      " bench/" .. name .. ".c" },
-  }
-  if status ~= 0 then error(err, 0) end
-  return program
+local function takes_part(row, workload)
+  if workload.two and not row.two or not workload.two and row.two == "only" then return false end
+  return row.plays == workload.plays or row.limit and workload.plays == "frames"
 end
 
--- The server has the first processor for itself, the load the second; with one processor neither is pinned.
-local function pinned(processor, words)
-  if options.processors < 2 then return words end
-  local list = { "/usr/bin/taskset", "-c", tostring(processor) }
-  for _, word in ipairs(words) do list[#list + 1] = word end
+local function words_of(workload, options)
+  local words = {}
+  for i, word in ipairs(workload.load) do words[i] = word end
+  for _, word in ipairs { "-d", options.seconds, "-w", 0.25 } do words[#words + 1] = word end
+  return words
+end
+
+-- All who play the same way are started once; each is awake only while it is measured.
+local function start_all(plays, two, options)
+  local list, upstream, loops = {}, nil, two and 2 or 1
+  for _, row in ipairs(servers) do
+    local plays_here = takes_part(row, { plays = plays, two = two }) or row.limit
+    if plays_here and wanted(options, row) and present(row) then
+      local server = machine.start(row, { processors = two and "0,1" or "0", loops = loops, upstream = upstream })
+      if server then list[#list + 1] = server else absent[#absent + 1] = row.name .. " (did not start)" end
+      if row.limit then upstream = assert(server, "the limit did not start").port end
+    end
+  end
+  process.sleep(2)
+  for _, server in ipairs(list) do machine.freeze(server) end
   return list
 end
 
-local function start(name, words, pattern, everywhere)
-  local child = assert(process.start {
-    args = everywhere and words or pinned(0, words), stderr = "build/bench/" .. name .. ".log",
-  })
-  local port = process.eventually(function()
-    child:pump(0)
-    return child.text.out:match(pattern)
-  end, 10)
-  if not port then error(name .. " did not start, see build/bench/" .. name .. ".log", 0) end
-  return { name = name, child = child, port = port, rows = {} }
+local function can_do(server, workload)
+  local load = table.concat(workload.load, " ")
+  local size, connections = tonumber(load:match "%-m (%d+)") or 64, tonumber(load:match "%-c (%d+)")
+  return takes_part(server.row, workload) and (server.row.only or size) == size
+    and connections <= (server.row.most or math.huge)
 end
 
--- Nanoseconds that a process, its threads and its children have spent on a processor.
-local function on_cpu(pid)
-  local total = 0
-  for _, thread in ipairs(process.list("/proc/" .. pid .. "/task")) do
-    local stat = process.read_file("/proc/" .. pid .. "/task/" .. thread .. "/schedstat")
-    total = total + (tonumber((stat or "0"):match "^%d+") or 0)
-  end
-  for _, child in ipairs(process.children(pid)) do total = total + on_cpu(child.pid) end
-  return total
-end
-
-local function measure(server, workload)
-  local words = { options.load }
-  for _, word in ipairs(workload.args) do words[#words + 1] = word end
-  for _, word in ipairs { "-p", server.port, "-m", "64", "-d", options.seconds, "-w", options.warmup } do
-    words[#words + 1] = tostring(word)
-  end
-  local before = on_cpu(server.child.pid)
-  local _, out, err = process.run { args = pinned(1, words), timeout = 60 }
-  local spent = on_cpu(server.child.pid) - before
-  local row = {}
-  for key, value in out:gmatch "(%w+)=([%d.]+)" do row[key] = tonumber(value) end
-  if not row.rate then error("the load failed: " .. err, 0) end
-  row.ns = spent / row.total
-  return row
-end
-
-local function median(list)
-  table.sort(list)
-  local middle = (#list + 1) / 2
-  return (list[math.floor(middle)] + list[math.ceil(middle)]) / 2
-end
-
--- The median of fn(sockdrawer's row, the limit's row of the same round).
-local function over_rounds(rows, fn)
-  local list = {}
-  for i, pair in ipairs(rows) do list[i] = fn(pair.ours, pair.limit) end
-  return median(list)
-end
-
-local function report(workload, rows)
-  local faults = over_rounds(rows, function(ours) return ours.errors + ours.wrong end)
-  print(("| %-34s | %9.0f | %5.2f | %7.0f | %5.2f | %7.0f | %7.0f | %6d |"):format(workload.name,
-    over_rounds(rows, function(ours) return ours.rate end),
-    over_rounds(rows, function(ours, limit) return ours.rate / limit.rate end),
-    over_rounds(rows, function(ours) return ours.ns end),
-    over_rounds(rows, function(ours, limit) return limit.ns / ours.ns end),
-    over_rounds(rows, function(ours) return ours.p50 end),
-    over_rounds(rows, function(ours) return ours.p99 end), faults))
-end
-
-local function measure_all(servers)
-  local results = {}
-  for round = 1, options.rounds do
-    for _, workload in ipairs(workloads) do
-      if not options.only or options.only == workload.key then
-        results[workload] = results[workload] or {}
-        results[workload][round] = { limit = measure(servers[1], workload), ours = measure(servers[2], workload) }
-      end
+local function round_of(list, workload, options)
+  local round = {}
+  for _, server in ipairs(list) do
+    if can_do(server, workload) then
+      machine.wake(server)
+      if workload.plays == "proxy" then machine.wake(list[1]) end
+      local ok, row = pcall(machine.load, server, words_of(workload, options), workload.two and "0,1" or "1")
+      if ok then round[server.name] = row else io.stderr:write(tostring(row), "\n") end
+      machine.freeze(server)
+      machine.freeze(list[1])
     end
+  end
+  return round
+end
+
+-- Workloads of one kind: its servers are all up, and every round has all of them.
+local function measure(group, list, options, results)
+  for _ = 1, options.rounds do
+    for _, workload in ipairs(group) do
+      results[workload] = results[workload] or {}
+      table.insert(results[workload], round_of(list, workload, options))
+    end
+  end
+end
+
+local function groups(options)
+  local list, known = {}, {}
+  for _, workload in ipairs(workloads) do
+    local key = workload.plays .. tostring(workload.two)
+    if listed(options.only, workload.key) then
+      if not known[key] then
+        known[key] = {}
+        list[#list + 1] = known[key]
+      end
+      table.insert(known[key], workload)
+    end
+  end
+  return list
+end
+
+local function measure_groups(options)
+  local results = {}
+  for _, group in ipairs(groups(options)) do
+    local list = start_all(group[1].plays, group[1].two, options)
+    local ok, err = pcall(measure, group, list, options, results)
+    for _, server in ipairs(list) do machine.stop(server) end
+    if not ok then error(err, 0) end
   end
   return results
 end
 
--- ---------------------------------------------------------------- messages between loops
-
-local function connection_on(port, loop)
-  for _ = 1, 20 do
-    local c = assert(socket.connect("127.0.0.1", port))
-    c:settimeout(60)
-    c:send "id\n"
-    local where, id = c:receive():match "^(%d+) (%S+)$"
-    if tonumber(where) == loop then return c, id end
-    c:close()
-  end
-  error "no connection came to that loop"
-end
-
--- Nanoseconds of CPU, and of time, for each of n.
-local function cost(server, line, c, n)
-  local cpu, begun = on_cpu(server.child.pid), process.now()
-  c:send(line .. "\n")
-  local answer, err = c:receive()
-  if answer ~= "done" then error(("%s: %s"):format(line, tostring(answer or err))) end
-  return { cpu = (on_cpu(server.child.pid) - cpu) / n, time = (process.now() - begun) * 1e9 / n }
-end
-
-local function bare_round_trip(program, n)
-  local _, out = process.run { args = { program, tostring(n) }, timeout = 60 }
-  local cpu, time = out:match "^(%d+) (%d+)"
-  return { cpu = tonumber(cpu), time = tonumber(time) }
-end
-
-local function median_of(rows, fn)
+local function rows_that_echo(options)
   local list = {}
-  for i, row in ipairs(rows) do list[i] = fn(row) end
-  return median(list)
-end
-
-local function measure_messages()
-  local program, trips, many = build "pair", 3000, 200000
-  local server = start("messages", { process.cwd() .. "/build/bin/sockdrawer", "bench/messages.lua", "-c",
-    process.cwd() .. "/build/bench/messages.sock" }, "addr=tcp://[%d.]+:(%d+)\nready", true)
-  local taker, id = connection_on(server.port, 2)
-  local c = connection_on(server.port, 1)
-  taker:send "take\n"
-  local rows = {}
-  cost(server, ("rate %s %d"):format(id, many), c, many)
-  for round = 1, options.rounds do
-    rows[round] = {
-      rate = cost(server, ("rate %s %d"):format(id, many), c, many),
-      trip = cost(server, ("trip %s %d"):format(id, trips), c, trips), bare = bare_round_trip(program, trips),
-    }
+  for _, row in ipairs(servers) do
+    if row.plays == "chunks" and not row.only and not row.most and wanted(options, row) and present(row) then
+      list[#list + 1] = row
+    end
   end
-  return server, rows
+  return list
 end
 
-local function report_messages(rows)
-  print(("\nmessages between two loops on %d processors, %d rounds, medians"):format(options.processors, #rows))
-  print(("  small ones, one way: %.0f a second, %.0f ns of CPU each on both sides together"):format(
-    median_of(rows, function(r) return 1e9 / r.rate.time end), median_of(rows, function(r) return r.rate.cpu end)))
-  print(("  there and back: %.2f × the CPU and %.2f × the time of a bare socket pair (%.1f µs of CPU)"):format(
-    median_of(rows, function(r) return r.trip.cpu / r.bare.cpu end),
-    median_of(rows, function(r) return r.trip.time / r.bare.time end),
-    median_of(rows, function(r) return r.trip.cpu / 1000 end)))
+local function measure_others(options)
+  local others = {}
+  local function add(list) for _, one in ipairs(list) do others[#others + 1] = one end end
+  if listed(options.only, "memory") then add(standing.memory(rows_that_echo(options), options.quick and 5000)) end
+  if listed(options.only, "swaps") then add(standing.swaps(servers[2], options.rounds, options.seconds)) end
+  if listed(options.only, "split") then add(standing.split(servers[2])) end
+  if listed(options.only, "messages") then add(between_loops(options.rounds)) end
+  return others
 end
 
-local function stop(servers)
-  for _, server in ipairs(servers) do
-    process.signal(server.child.pid, "TERM")
-    if not server.child:wait(10) then process.signal(server.child.pid, "KILL") end
-  end
+local options = parse(arg)
+local alone = machine.enter_network(arg)
+machine.environment.PEERS = options.peers or ""
+machine.build "load"
+machine.build "limit"
+local results = measure_groups(options)
+print(("%d rounds of %g s, medians; %s"):format(options.rounds, options.seconds,
+  alone and "in a network of its own" or "in the network of the machine"))
+for _, workload in ipairs(workloads) do
+  if results[workload] then report.workload(workload, results[workload], workload.base or LIMIT) end
 end
-
-local function run_echo()
-  options.load = build "load"
-  local servers = {
-    start("limit", { build "limit" }, "port (%d+)"),
-    start("sockdrawer", { process.cwd() .. "/build/bin/sockdrawer", "bench/echo.lua", "--loops", "1", "-l",
-      "tcp://127.0.0.1:0", "-c", process.cwd() .. "/build/bench/control.sock" }, "addr=tcp://[%d.]+:(%d+)\nready"),
-  }
-  local ok, results = pcall(measure_all, servers)
-  stop(servers)
-  if not ok then error(results, 0) end
-
-  print(("64-byte messages, %d rounds of %g s, medians"):format(options.rounds, options.seconds))
-  print "| workload                           |    rate/s | ratio | CPU ns  | ratio |  p50 µs |  p99 µs | faults |"
-  print "| ---------------------------------- | --------: | ----: | ------: | ----: | ------: | ------: | -----: |"
-  for _, workload in ipairs(workloads) do
-    if results[workload] then report(workload, results[workload]) end
-  end
+local others = measure_others(options)
+report.targets(workloads, results, others)
+if #absent > 0 then print("\nabsent: " .. table.concat(absent, ", ")) end
+if options.picture then
+  local file = assert(io.open(options.picture, "w"))
+  file:write(report.picture(workloads, results, LIMIT))
+  file:close()
 end
-
-local function run_messages()
-  local server, rows = measure_messages()
-  stop { server }
-  report_messages(rows)
-end
-
-parse(arg)
-local _, processors = process.run { args = { "/usr/bin/nproc" } }
-options.processors = tonumber(processors)
-if options.only ~= "messages" then run_echo() end
-if not options.only or options.only == "messages" then run_messages() end

@@ -26,6 +26,7 @@ test   strace              makes system calls fail on purpose
 test   redis-tools         foreign clients for the small Redis
 test   git                 lists the files of the rock
 test   iproute2            ss: what the kernel says of listen sockets
+test   valgrind            counts what a message costs
 test   python3             a foreign program that passes sockets on
 check  clang               the second compiler
 check  clang-tidy          static analysis of C

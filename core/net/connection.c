@@ -13,6 +13,7 @@
 
 enum {
   DIRECT = 16384,            /* so much is not worth copying first */
+  SPARE = 32768,             /* a block larger than that is not kept for others */
   SHARE = 512 * 1024,        /* bytes one connection may move in a turn */
   MESSAGE = 512,             /* bytes that a message counts for, at least */
   LINGER = 1000,             /* milliseconds between our FIN and the close */
@@ -319,11 +320,28 @@ void sd_conn_lose(sd_conn *c, int err, bool reads) {
   write_failed(c, err);
 }
 
+/* Most gather a little, send it and are done, one after the other: they share one block. */
+static void borrow_spare(sd_conn *c) {
+  if (c->out.capacity > 0) return;
+  c->out = c->loop->spare;
+  c->loop->spare = (sd_buffer){ 0 };
+}
+
+static void consume_sent(sd_conn *c, size_t n) {
+  sd_buffer *spare = &c->loop->spare;
+  if (n < sd_conn_queued(c) || spare->capacity > 0 || c->out.capacity > SPARE) {
+    sd_buffer_consume(&c->out, n);
+    return;
+  }
+  *spare = (sd_buffer){ .data = c->out.data, .capacity = c->out.capacity };
+  c->out = (sd_buffer){ 0 };
+}
+
 void sd_conn_flush(sd_conn *c) {
   while (c->writable && sd_conn_queued(c) > 0) {
     ssize_t n = send_some(c, sd_buffer_bytes(&c->out), sd_conn_queued(c));
     if (n > 0)
-      sd_buffer_consume(&c->out, (size_t)n);
+      consume_sent(c, (size_t)n);
     else if (n != -EAGAIN) {
       write_failed(c, (int)n);
       return;
@@ -364,6 +382,7 @@ int sd_conn_write(sd_conn *c, const char *bytes, size_t length) {
     if (n > 0) bytes += n, length -= (size_t)n;
     if (length == 0) return 0;
   }
+  borrow_spare(c);
   if (sd_buffer_append(&c->out, bytes, length) < 0) {
     write_failed(c, -ENOMEM); /* a part may be sent: nothing can follow it */
     return -ENOMEM;

@@ -150,5 +150,6 @@ void sd_loop_close(sd_loop *loop) {
   assert(err == 0);
   (void)err;
   close(loop->epoll);
+  sd_buffer_free(&loop->spare);
   sd_timers_free(&loop->timers);
 }

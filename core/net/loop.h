@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <uv.h>
 
+#include "base/buffer.h"
 #include "timers.h"
 
 enum { SD_LOOP_BATCH = 512, SD_LOOP_SCRATCH = 65536 };
@@ -43,6 +44,7 @@ struct sd_loop {
   uint64_t clock_armed;
   sd_deferred *deferred, **deferred_tail;
   struct sd_conn *dirty;        /* have gathered writes (connection.h) */
+  sd_buffer spare;              /* an empty one, for the next who gathers */
   bool (*on_turn)(void *owner); /* before each poll; true: there is more to do */
   void *owner;
   uint64_t turn; /* counts turns; a budget per turn compares it */

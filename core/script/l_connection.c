@@ -19,8 +19,15 @@
 
 static const void *conn_class; /* the metatable: compared instead of looked up */
 
+/* Whether it is the connection whose own handler runs: that is known without asking Lua. */
+static bool is_handled_here(const void *p) {
+  const sd_task *task = sd_the_vm.current;
+  return task != NULL && task->conn == p && (const char *)task == (const char *)p + offsetof(l_conn, task);
+}
+
 l_conn *sd_l_conn_check(lua_State *L, int index) {
   void *p = lua_touserdata(L, index);
+  if (is_handled_here(p)) return p;
   if (p != NULL && lua_getmetatable(L, index)) {
     bool same = lua_topointer(L, -1) == conn_class;
     lua_pop(L, 1);
@@ -332,18 +339,17 @@ static int l_local_addr(lua_State *L) {
   return push_host_port(L, sa, len);
 }
 
-/* conn.id, .pool, .generation, .loop: else a method. */
-static int l_index(lua_State *L) {
-  lua_pushvalue(L, 2);
-  lua_rawget(L, lua_upvalueindex(1));
-  if (!lua_isnil(L, -1)) return 1;
-  const l_conn *c = lua_touserdata(L, 1);
+/* field(conn, key) → conn.id, .pool, .generation, .loop, or nil */
+static int l_field(lua_State *L) {
+  const l_conn *c = sd_l_conn_check(L, 1);
   const char *key = lua_tostring(L, 2);
-  if (key == NULL) return 1;
+  if (key == NULL) return 0;
   if (strcmp(key, "id") == 0)
     sd_l_conn_push_id(L, c);
   else if (strcmp(key, "pool") == 0 || strcmp(key, "generation") == 0 || strcmp(key, "loop") == 0)
     sd_l_pool_push_field(L, c, key[0]);
+  else
+    return 0;
   return 1;
 }
 
@@ -764,14 +770,11 @@ void sd_l_connection_register(lua_State *L) {
   sd_l_give_register(L);
   sd_l_move_register(L);
   sd_l_transport_register(L);
-  /* Lua may add methods of its own to this table. */
-  lua_pushvalue(L, -1);
-  lua_setfield(L, LUA_REGISTRYINDEX, "sockdrawer.connection.methods");
-  lua_pushcclosure(L, l_index, 1);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
-  lua_getfield(L, LUA_REGISTRYINDEX, "sockdrawer.connection.methods");
-  lua_setfield(L, -2, "connection_methods");
+  /* Lua adds methods of its own to the table, and looks them up: its functions are cheaper to call from it. */
+  lua_setfield(L, -3, "connection_methods");
+  lua_setfield(L, -2, "connection_class");
+  lua_pushcfunction(L, l_field);
+  lua_setfield(L, -2, "connection_field");
   sd_l_move_register_core(L);
   sd_l_directory_register(L);
 }

@@ -109,27 +109,35 @@ static size_t check_arguments(lua_State *L) {
   return check_values(L, 2, lua_gettop(L), 0);
 }
 
+static int put(lua_State *L, l_conn *c, int index);
+
+static int put_table(lua_State *L, l_conn *c, int index) {
+  int n = (int)lua_objlen(L, index), err = 0;
+  for (int i = 1; i <= n && !err; i++) {
+    lua_rawgeti(L, index, i);
+    err = put(L, c, lua_gettop(L));
+    lua_pop(L, 1);
+  }
+  return err;
+}
+
+static int put_userdata(lua_State *L, l_conn *c, int index) {
+  size_t length;
+  const l_lent *lent = sd_l_lent_test(L, index);
+  if (lent != NULL) return sd_conn_write(&c->conn, lent->block, lent->length);
+  push_buffer_bytes(L, index);
+  const char *bytes = lua_tolstring(L, -1, &length);
+  int err = sd_conn_write(&c->conn, bytes, length);
+  lua_pop(L, 1);
+  return err;
+}
+
 /* Queues a checked value. */
 static int put(lua_State *L, l_conn *c, int index) {
   size_t length;
-  if (lua_istable(L, index)) {
-    int n = (int)lua_objlen(L, index), err = 0;
-    for (int i = 1; i <= n && !err; i++) {
-      lua_rawgeti(L, index, i);
-      err = put(L, c, lua_gettop(L));
-      lua_pop(L, 1);
-    }
-    return err;
-  }
-  if (lua_isuserdata(L, index)) {
-    const l_lent *lent = sd_l_lent_test(L, index);
-    if (lent != NULL) return sd_conn_write(&c->conn, lent->block, lent->length);
-    push_buffer_bytes(L, index);
-    const char *bytes = lua_tolstring(L, -1, &length);
-    int err = sd_conn_write(&c->conn, bytes, length);
-    lua_pop(L, 1);
-    return err;
-  }
+  int type = lua_type(L, index);
+  if (type == LUA_TTABLE) return put_table(L, c, index);
+  if (type == LUA_TUSERDATA) return put_userdata(L, c, index);
   const char *bytes = lua_tolstring(L, index, &length);
   return sd_conn_write(&c->conn, bytes, length);
 }

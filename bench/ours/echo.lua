@@ -1,4 +1,4 @@
--- The server that is measured: the smallest one.
+-- An echo as anybody would write it.
 return function(conn)
   for chunk in conn:chunks() do conn:write(chunk) end
 end
