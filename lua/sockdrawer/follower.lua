@@ -43,7 +43,7 @@ function Follower:_run()
     local lines = self:_next_lines()
     if lines then
       if not (self.conn:write(lines) and self.conn:flush()) then break end
-      core.park(0) -- a burst must not hold up whoever else there is
+      if not self.finishing then core.park(0) end -- a burst must not hold up whoever else there is
     elseif self.finishing then
       break
     else
