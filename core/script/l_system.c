@@ -94,17 +94,26 @@ static void on_ignored(int signum) {
   (void)signum;
 }
 
-/* ignore_signals{"HUP", …}. By a handler that does nothing: SIG_IGN would be inherited
- * by what user code starts, and `timeout 1 sleep 9` would sleep to its end. */
-static int l_ignore_signals(lua_State *L) {
-  struct sigaction nothing = { .sa_handler = on_ignored, .sa_flags = SA_RESTART };
+static int handle_signals(lua_State *L, void (*handler)(int)) {
+  struct sigaction action = { .sa_handler = handler, .sa_flags = SA_RESTART };
   luaL_checktype(L, 1, LUA_TTABLE);
   for (int i = 1; i <= (int)lua_objlen(L, 1); i++) {
     lua_rawgeti(L, 1, i);
-    if (sigaction(sd_l_check_signal(L, -1), &nothing, NULL)) return sd_l_failure(L, -errno, NULL);
+    if (sigaction(sd_l_check_signal(L, -1), &action, NULL)) return sd_l_failure(L, -errno, NULL);
     lua_pop(L, 1);
   }
   return 0;
+}
+
+/* ignore_signals{"HUP", …}. By a handler that does nothing: SIG_IGN would be inherited
+ * by what user code starts, and `timeout 1 sleep 9` would sleep to its end. */
+static int l_ignore_signals(lua_State *L) {
+  return handle_signals(L, on_ignored);
+}
+
+/* default_signals{"INT", …}: as if nobody had ever asked for them. */
+static int l_default_signals(lua_State *L) {
+  return handle_signals(L, SIG_DFL);
 }
 
 static int l_kill(lua_State *L) {
@@ -553,6 +562,7 @@ void sd_l_system_begin(lua_State *L) {
 void sd_l_system_register(lua_State *L) {
   static const luaL_Reg functions[] = {
     { "ignore_signals", l_ignore_signals },
+    { "default_signals", l_default_signals },
     { "kill", l_kill },
     { "block_signals", l_block_signals },
     { "unblock_signals", l_unblock_signals },

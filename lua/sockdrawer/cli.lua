@@ -6,31 +6,23 @@ require "sockdrawer.pairs"
 local json = require "dkjson"
 local core = require "sockdrawer.core"
 local arguments = require "sockdrawer.arguments"
+local failures = require "sockdrawer.cli.failures"
+local follow = require "sockdrawer.cli.follow"
 local instances = require "sockdrawer.instances"
 local jsonrpc = require "sockdrawer.jsonrpc"
-local log = require "sockdrawer.log"
 local outcomes = require "sockdrawer.outcomes"
 local render = require "sockdrawer.render"
 local rpc = require "sockdrawer.rpc"
 
 local cli = {}
 
+local complain, fail = failures.complain, failures.fail
+
 -- How long an answer that needs no waiting by nature may take; how long an instance may take to be gone after `stop`.
 local ANSWER_TIMEOUT, LIST_TIMEOUT, GONE_TIMEOUT = 10, 2, 10
 
 -- Objects read better, and compare better, when the telling fields come first.
 local KEY_ORDER = { "protocol", "name", "pool", "id", "loop", "generation", "from", "to", "version", "pid", "state" }
-
--- Line by line, with nothing in it that a terminal would obey.
-local function complain(text)
-  text = text:gsub("\t", "    ")
-  for line in (text .. "\n"):gmatch "(.-)\n" do io.stderr:write(log.escape(line), "\n") end
-end
-
-local function fail(text, status)
-  complain("sockdrawer: " .. text)
-  return status
-end
 
 local function print_result(result, show, as_json)
   if as_json then
@@ -42,6 +34,7 @@ end
 
 -- Boots the loop for `fn` alone; its result is the exit status.
 local function in_loop(fn, ...)
+  core.default_signals { "INT" } -- the interpreter's own way would wait for the next line of Lua
   return core.run(function(...)
     local ok, status = xpcall(fn, debug.traceback, ...)
     if not ok then status = fail(status, outcomes.FAILED) end
@@ -73,29 +66,6 @@ local function wait_until_gone(path, pid)
   return true
 end
 
-local NOBODY = { ENOENT = true, ECONNREFUSED = true, ENOTDIR = true }
-
--- The way to the instance failed: there was no answer.
-local function no_answer(path, err)
-  if NOBODY[err] then return fail("no such instance: " .. path, outcomes.NO_INSTANCE) end
-  if err == "timeout" then return fail("no answer in time", outcomes.TRY_AGAIN) end
-  if err == "closed" then return fail("the instance ended before it answered", outcomes.FAILED) end
-  return fail(("cannot ask %s: %s"):format(path, err), outcomes.FAILED)
-end
-
--- What was said already is not said again: often the message is all failures, and a traceback begins with it.
-local function refused(failure)
-  local data = type(failure.data) == "table" and failure.data or {}
-  local said = "sockdrawer: " .. tostring(failure.message)
-  complain(said)
-  for _, text in ipairs { table.concat(data.failures or {}, "\n"), data.traceback } do
-    for line in (tostring(text) .. "\n"):gmatch "(.-)\n" do
-      if line ~= "" and not said:find(line, 1, true) then complain(line) end
-    end
-  end
-  return outcomes.of_code(failure.code).exit
-end
-
 -- Done, but not all of it: connections were cut, or some that were meant do not exist.
 local function status_of(verb, result)
   if type(result) ~= "table" then return outcomes.DONE end
@@ -109,7 +79,7 @@ local function status_of(verb, result)
 end
 
 local function finish_stop(path, pid, err)
-  if err and err ~= "closed" then return no_answer(path, err) end
+  if err and err ~= "closed" then return failures.no_answer(path, err) end
   if not wait_until_gone(path, pid) then return fail(("pid %d is still there"):format(pid), outcomes.TRY_AGAIN) end
   if err then complain "sockdrawer: it is gone, and did not say how it went" end
 end
@@ -128,13 +98,16 @@ local function ask(command)
   if not path then return fail(text, word == "none" and outcomes.NO_INSTANCE or outcomes.USAGE) end
   local verb = command.verb
   local timeout = command.timeout or not verb.patient and ANSWER_TIMEOUT or nil
+  if verb.name == "events" and command.params.follow then
+    return follow.run(path, command.params, timeout, command.json)
+  end
   local answer, err, pid = rpc.call(path, verb.name, command.params, timeout)
-  if answer and answer.error then return refused(answer.error) end
+  if answer and answer.error then return failures.refused(answer.error) end
   if verb.name == "stop" then
     local status = finish_stop(path, pid, err)
     if status or not answer then return status or outcomes.DONE end
   end
-  if not answer then return no_answer(path, err) end
+  if not answer then return failures.no_answer(path, err) end
   print_result(answer.result, verb.show, command.json)
   return status_of(verb, answer.result)
 end
@@ -216,9 +189,9 @@ end
 
 function actions.check(command)
   local supervisor = require "sockdrawer.supervisor"
-  local ok, spec, failures = supervisor.check(start_options(command))
+  local ok, spec, why = supervisor.check(start_options(command))
   if not ok then
-    for _, failure in ipairs(failures or {}) do complain(failure) end
+    for _, failure in ipairs(why or {}) do complain(failure) end
     return outcomes.USAGE
   end
   print_result(jsonrpc.plain(spec), "fields", command.json)

@@ -1,6 +1,7 @@
 --- What has happened lately: the last records of the log, and how often each kind has come, second by second.
 --
--- Memory is fixed: so many records, so many kinds, ten minutes of seconds. Time is given with each record.
+-- Memory is fixed: so many records, so many kinds, ten minutes of seconds. Time is given with each record. Who follows
+-- reads on from a place in the ring, so it costs no more however far it is behind; what it has missed is counted.
 
 local events = {}
 
@@ -14,7 +15,12 @@ Store.__index = Store
 ---@param most integer|nil so many records are kept
 ---@return sockdrawer.EventStore
 function events.new(most)
-  return setmetatable({ most = most or MOST, last = 0, ring = {}, kinds = {}, count = 0 }, Store)
+  return setmetatable({ most = most or MOST, last = 0, ring = {}, kinds = {}, count = 0, places = {} }, Store)
+end
+
+local function matches(record, wanted)
+  return (not wanted.kind or record.event == wanted.kind) and (not wanted.pool or record.pool == wanted.pool)
+    and (not wanted.loop or record.loop == wanted.loop)
 end
 
 -- One for each event and pool. When there are too many kinds, the rest counts as one.
@@ -32,9 +38,22 @@ local function kind_of(self, record)
   return kind
 end
 
+-- The oldest record makes room for the next; who has not read it by now never will.
+local function forget_oldest(self)
+  local oldest = self.last - self.most + 1
+  if oldest < 1 then return end
+  for place in pairs(self.places) do
+    if place.seen < oldest then
+      if matches(self.ring[oldest % self.most], place.wanted) then place.missed = place.missed + 1 end
+      place.seen = oldest
+    end
+  end
+end
+
 --- Adds a record of the log.
 ---@param record { ts: number, level: string, event: string, pool: string|nil }
 function Store:add(record)
+  forget_oldest(self)
   self.last = self.last + 1
   self.ring[self.last % self.most] = record
   local kind, second = kind_of(self, record), math.floor(record.ts)
@@ -42,22 +61,20 @@ function Store:add(record)
   if kind.stamps[at] ~= second then kind.stamps[at], kind.counts[at] = second, 0 end
   kind.counts[at] = kind.counts[at] + 1
   kind.last = record.ts
-end
-
-local function matches(record, wanted)
-  return (not wanted.kind or record.event == wanted.kind) and (not wanted.pool or record.pool == wanted.pool)
-    and (not wanted.loop or record.loop == wanted.loop)
+  for place in pairs(self.places) do
+    if matches(record, place.wanted) then place.wake() end
+  end
 end
 
 --- The records that match, the newest last.
 ---@param wanted { kind: string|nil, pool: string|nil, loop: integer|nil, limit: integer|nil }
 ---@return table[]
 function Store:records(wanted)
-  local found = {}
+  local found, limit = {}, wanted.limit or math.huge
   for i = self.last, math.max(1, self.last - self.most + 1), -1 do
+    if #found >= limit then break end
     local record = self.ring[i % self.most]
     if matches(record, wanted) then table.insert(found, 1, record) end
-    if #found >= (wanted.limit or math.huge) then break end
   end
   return found
 end
@@ -113,6 +130,51 @@ function Store:counts(now, window, wanted)
     return a.event .. (a.pool or "") < b.event .. (b.pool or "")
   end)
   return rows
+end
+
+-- ---------------------------------------------------------------- following
+
+---@class sockdrawer.EventPlace
+---@field missed integer how many that match were forgotten since `take` was asked last
+local Place = {}
+Place.__index = Place
+
+--- A place to read on from: all that comes later and matches, in order. `wake` is called when some has come; it must
+--- not wait.
+---@param wanted { kind: string|nil, pool: string|nil, loop: integer|nil }
+---@param wake fun()
+---@return sockdrawer.EventPlace
+function Store:follow(wanted, wake)
+  local place = setmetatable({ store = self, wanted = wanted, wake = wake, seen = self.last, missed = 0 }, Place)
+  self.places[place] = true
+  return place
+end
+
+--- How many places there are.
+---@return integer
+function Store:followers()
+  local count = 0
+  for _ in pairs(self.places) do count = count + 1 end
+  return count
+end
+
+--- The next records, the oldest first, and how many before them were missed.
+---@param most integer
+---@return table[] records, integer missed
+function Place:take(most)
+  local store, records, missed = self.store, {}, self.missed
+  while self.seen < store.last and #records < most do
+    self.seen = self.seen + 1
+    local record = store.ring[self.seen % store.most]
+    if matches(record, self.wanted) then records[#records + 1] = record end
+  end
+  self.missed = 0
+  return records, missed
+end
+
+--- Nothing more is wanted.
+function Place:close()
+  self.store.places[self] = nil
 end
 
 return events

@@ -253,6 +253,24 @@ function jsonrpc.request_line(id, method, params)
   return json.encode { jsonrpc = "2.0", id = id, method = method, params = params }
 end
 
+--- The line of a notification: something told, which nobody answers.
+---@param method string
+---@param params table
+---@return string
+function jsonrpc.notification_line(method, params)
+  return json.encode { jsonrpc = "2.0", method = method, params = plain(params, "params", 1) }
+end
+
+--- Reads a notification: its method and parameters, or nil if the line is none.
+---@param line string
+---@return string? method, table? params
+function jsonrpc.parse_notification(line)
+  local value = decode(line)
+  if type(value) ~= "table" or value == json.null or is_list(value) then return nil end
+  if type(value.method) ~= "string" or type(value.params) ~= "table" then return nil end
+  return value.method, value.params
+end
+
 --- Reads an answer: its table ({ id, result } or { id, error }), or nil if the line is none.
 ---@param line string
 ---@return table?

@@ -15,6 +15,7 @@ local MAX_TEXT = 16 * 1024
 log.levels = { trace = 0, debug = 1, info = 2, warn = 3, warning = 3, error = 4, off = 5 }
 
 local keys = { "ts", "level", "event", "pool", "generation", "loop", "conn", "peer", "msg" }
+log.keys = keys
 local is_key = {}
 for _, key in ipairs(keys) do is_key[key] = true end
 

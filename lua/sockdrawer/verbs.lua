@@ -293,8 +293,9 @@ verbs.rows = {
   { name = "events", help = "what has happened lately, and how often", show = "events",
     options = {
       parameter("kind", "text", "only events of this kind"), parameter("pool", "text", "only those of this pool"),
-      LOOP, parameter("limit", "count", "no more rows than this, the newest"),
+      LOOP, parameter("limit", "amount", "no more rows than this, the newest"),
       parameter("window", "seconds", "count those of the last seconds, up to 600; default: 60"),
+      parameter("follow", "flag", "one line each, then every new one as it comes; from outside only"),
     } },
   { name = "restart", help = "a new worker in place of one, whose connections stay with it until they end",
     args = { parameter("loop", "count", "the loop's number", { word = "LOOP" }) }, options = { RETIRE, WAIT },

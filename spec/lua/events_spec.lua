@@ -1,5 +1,18 @@
 local events = require "sockdrawer.events"
 
+local function resident()
+  local file = assert(io.open "/proc/self/status")
+  local size = file:read("*a"):match "VmRSS:%s*(%d+)"
+  file:close()
+  return tonumber(size)
+end
+
+local function times_of(records)
+  local list = {}
+  for i, record in ipairs(records) do list[i] = record.ts end
+  return list
+end
+
 local function add(store, n, at, event, pool)
   for i = 1, n do store:add { ts = at + (i - 1) / n, level = "error", event = event, pool = pool } end
 end
@@ -48,12 +61,9 @@ describe("the store of events", function()
     for i = 1, 25 do store:add { ts = i, level = "info", event = i % 2 == 0 and "even" or "odd", loop = i % 3 } end
     assert.equal(10, #store:records {})
     assert.equal(25, store:records({})[10].ts)
-    assert.same({ 16, 18, 20, 22, 24 }, (function()
-      local list = {}
-      for i, record in ipairs(store:records { kind = "even" }) do list[i] = record.ts end
-      return list
-    end)())
+    assert.same({ 16, 18, 20, 22, 24 }, times_of(store:records { kind = "even" }))
     assert.equal(2, #store:records { limit = 2 })
+    assert.equal(0, #store:records { limit = 0 })
     for _, record in ipairs(store:records { loop = 1 }) do assert.equal(1, record.ts % 3) end
   end)
 
@@ -66,5 +76,69 @@ describe("the store of events", function()
     collectgarbage()
     assert.is_true(collectgarbage "count" - before < 200, collectgarbage "count" - before)
     assert.equal("other", store:counts(120000, 600, {})[1].event)
+  end)
+
+  it("takes no more of it after a million events, one that never reads included", function()
+    local store = events.new()
+    store:follow({}, function() end)
+    local function fill(from, to)
+      for i = from, to do store:add { ts = i / 50, level = "info", event = "kind" .. i % 50, pool = "p" .. i % 7 } end
+      collectgarbage()
+      return collectgarbage "count", resident()
+    end
+    local heap, size = fill(1, 250000) -- until each kind has come in each of the seconds that are counted
+    local heap_after, size_after = fill(250001, 1250000)
+    assert.is_true(heap_after - heap < 200, heap_after - heap)
+    assert.is_true(size_after - size < 4096, size_after - size)
+  end)
+end)
+
+describe("a place in the store of events", function()
+  local function fill(store, from, to)
+    for i = from, to do store:add { ts = i, level = "info", event = i % 2 == 0 and "even" or "odd", pool = "p" } end
+  end
+
+  it("gives what comes later and matches, in portions, once and in order", function()
+    local store, calls = events.new(10), 0
+    fill(store, 1, 5)
+    local all = store:follow({}, function() end)
+    local even = store:follow({ kind = "even" }, function() calls = calls + 1 end)
+    assert.same({}, (all:take(9)))
+    fill(store, 6, 12)
+    assert.same({ 6, 7, 8, 9 }, times_of((all:take(4))))
+    assert.same({ 10, 11, 12 }, times_of((all:take(4))))
+    assert.same({ 6, 8, 10, 12 }, times_of((even:take(9))))
+    assert.equal(4, calls)
+    assert.same({}, (even:take(9)))
+  end)
+
+  it("counts what matches and was forgotten before it was read", function()
+    local store = events.new(10)
+    fill(store, 1, 3)
+    local all, even = store:follow({}, function() end), store:follow({ kind = "even" }, function() end)
+    fill(store, 4, 33)
+    local records, missed = all:take(3)
+    assert.same({ { 24, 25, 26 }, 20 }, { times_of(records), missed })
+    records, missed = even:take(99)
+    assert.same({ { 24, 26, 28, 30, 32 }, 10 }, { times_of(records), missed })
+    fill(store, 34, 40)
+    records, missed = all:take(99)
+    assert.same({ { 31, 32, 33, 34, 35, 36, 37, 38, 39, 40 }, 4 }, { times_of(records), missed })
+    assert.equal(0, select(2, all:take(99)))
+  end)
+
+  it("is forgotten once it is closed", function()
+    local store, calls = events.new(10), 0
+    local seen = setmetatable({}, { __mode = "k" })
+    local place = store:follow({}, function() calls = calls + 1 end)
+    seen[place] = true
+    fill(store, 1, 1)
+    place:close()
+    fill(store, 2, 30)
+    assert.equal(0, store:followers())
+    place = calls
+    collectgarbage()
+    assert.is_nil(next(seen))
+    assert.equal(1, place)
   end)
 end)

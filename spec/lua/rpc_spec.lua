@@ -194,3 +194,17 @@ describe("the caller's side", function()
     for _, line in ipairs { "", "x", "[]", "{}", "null", "3" } do assert.is_nil(jsonrpc.parse_answer(line)) end
   end)
 end)
+
+describe("a notification", function()
+  it("tells its method and parameters, is no answer, and an answer is none", function()
+    local line = jsonrpc.notification_line("event", { msg = "\255", kinds = {} })
+    assert.is_nil(line:find "\n")
+    local method, params = jsonrpc.parse_notification(line)
+    assert.same({ "event", "\\xFF" }, { method, params.msg })
+    assert.is_nil(jsonrpc.parse_answer(line))
+    local result, failure = jsonrpc.result_line(1, {}), jsonrpc.error_line(1, "busy")
+    for _, other in ipairs { result, failure, "[]", "nonsense", "null", "7" } do
+      assert.is_nil((jsonrpc.parse_notification(other)))
+    end
+  end)
+end)

@@ -107,6 +107,30 @@ describe("events", function()
     assert.equal(0, status)
     assert.matches("5 +handler_error +p +error", out)
   end)
+
+  it("counts thirty crashes of a worker as thirty, however fast they come", function()
+    local s, killed = start(6), {} -- who dies young is replaced later and later, so they take turns
+    local function all_run()
+      for _, row in ipairs(s:rpc("status").loops) do
+        if row.state ~= "running" or killed[row.pid] then return false end
+      end
+      return true
+    end
+    for _ = 1, 5 do
+      assert(process.eventually(all_run), "no workers")
+      for _, pid in ipairs(s:workers()) do
+        killed[pid] = true
+        s:kill("KILL", pid)
+      end
+    end
+    assert(process.eventually(all_run), "no workers")
+    local answer = s:rpc("events", { kind = "worker_died", window = math.min(600, 60 * process.scale) })
+    assert.same({ 1, 30 }, { #answer.counts, answer.counts[1].count })
+    local by_loop = {}
+    for _, record in ipairs(answer.events) do by_loop[record.loop] = (by_loop[record.loop] or 0) + 1 end
+    assert.same({ 5, 5, 5, 5, 5, 5 }, by_loop)
+    assert.equal(0, #s:rpc("events", { limit = 0 }).events)
+  end)
 end)
 
 describe("names of processes and threads", function()

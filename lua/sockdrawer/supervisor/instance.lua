@@ -40,7 +40,7 @@ function instance.new(options)
   local self = setmetatable({
     state = "starting", started = core.now(), script_path = options.script, script_args = options.args or {},
     folder = source.folder(options.script), overrides = loader_overrides(options.overrides), leaving = {},
-    supervised = true, command = options.command, events = events.new(),
+    supervised = true, command = options.command, events = events.new(), remembers_since = core.time(),
   }, Instance)
   self.loaders = loaders.new(function() return self:_loader_settings() end)
   return self

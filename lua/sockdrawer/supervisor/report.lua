@@ -166,13 +166,21 @@ end
 
 local MINUTE = 60
 
---- What has happened lately, and how often.
----@param params { kind: string|nil, pool: string|nil, loop: integer|nil, limit: integer|nil, window: number|nil }
----@return { window: number, counts: table[], events: table[] }
-function report.events(instance, params)
+--- What has happened lately, and how often. Whether what comes later is told too, `follow` says; nothing changes
+--- without it.
+---@param params { kind: string|nil, pool: string|nil, loop: integer|nil, limit: integer|nil, window: number|nil,
+---  follow: boolean|nil }
+---@return { window: number, since: number, followers: integer, counts: table[], events: table[] }|nil result
+---@return string|nil err
+function report.events(instance, params, who)
   local window = params.window or MINUTE
+  if params.follow and not who.follow then
+    return nil, "follow is for control connections: in a handler, ask for events again and again"
+  end
+  if params.follow ~= nil and who.follow then who.follow(params.follow and instance.events, params) end
   return {
-    window = window, counts = list(instance.events:counts(core.time(), window, params)),
+    window = window, since = instance.remembers_since, followers = instance.events:followers(),
+    counts = list(instance.events:counts(core.time(), window, params)),
     events = list(instance.events:records(params)),
   }
 end

@@ -338,6 +338,7 @@ function control.tasks(params) end
 ---@field loop? integer only those of this loop
 ---@field limit? integer no more rows than this, the newest
 ---@field window? number count those of the last seconds, up to 600; default: 60
+---@field follow? boolean one line each, then every new one as it comes; from outside only
 
 --- What has happened lately, and how often.
 ---@param params? sockdrawer.Control.events
