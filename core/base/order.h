@@ -18,13 +18,13 @@ typedef struct {
   _Alignas(64) _Atomic uint64_t stretch; /* 0: none yet */
   _Atomic uint32_t stop;                 /* an error is to be raised in it */
   _Atomic uint32_t collect;              /* garbage is to be collected, whatever runs; the worker takes it back */
+  _Atomic uint32_t weigh;                /* what is left after that is to be told; the worker takes it back */
   /* Written by the worker. */
   _Atomic uint64_t found; /* the stretch in which the signal came */
   _Atomic uint64_t at;    /* where: an address of the program's */
   _Atomic uint64_t told;  /* the stretch whose traceback `text` is */
+  _Atomic uint64_t kept;  /* bytes that it has resident after a collection; 0: not told yet */
   char text[SD_ORDER_TEXT];
-  _Atomic uint32_t weigh; /* by the supervisor: what is left after that is to be told; the worker takes it back */
-  _Atomic uint64_t kept;  /* by the worker: bytes that it has resident after it; 0: not told yet */
 } sd_order;
 
 static inline void sd_order_give(sd_order *o, uint64_t stretch, bool stop) {
