@@ -14,7 +14,7 @@ local HANDLER = [[
 local sd = require "sockdrawer"
 local helper = require "helper"
 local ballast = {}
-for i = 1, 20000 do ballast[i] = { i } end
+for i = 1, 4000 do ballast[i] = { i } end
 sd.every(60, function() return #ballast end)
 return function(conn)
   conn:write(helper.word, " ", #ballast, "\n")
@@ -68,11 +68,11 @@ describe("memory and descriptors", function()
   it("are as before after 1000 swaps, each with a connection or two", function()
     local s = start()
     local old = s:connect()
-    assert.equal("hi 20000", client.line(old))
+    assert.equal("hi 4000", client.line(old))
     local function swap()
       assert(s:rpc("swap", { pool = "p" }))
       local one = s:connect()
-      assert.equal("hi 20000", client.line(one))
+      assert.equal("hi 4000", client.line(one))
       one:close()
     end
     for _ = 1, 50 do swap() end
