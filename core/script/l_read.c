@@ -20,13 +20,17 @@ static void forget_needle(read_op *op) {
   }
 }
 
-static int succeed(l_conn *c) {
+static int find(l_conn *c) {
   c->stopped = 0;
   c->time_left = 0;
   c->message_next = true; /* if there is one: neither starves the other */
   c->conn.active = sd_loop_now(c->conn.loop);
-  sd_conn_count_read(&c->conn);
   return 1;
+}
+
+static int succeed(l_conn *c) {
+  sd_conn_count_read(&c->conn);
+  return find(c);
 }
 
 /* Making a string may run the collector, and that a finalizer which closes this very
@@ -142,7 +146,8 @@ static int try_peek(l_conn *c, lua_State *to) {
     if (n <= 0) return end_or_wait(c, to, n);
   }
   push_held(c, to, c->op.max, 0);
-  return succeed(c);
+  sd_conn_count(&c->conn); /* nothing was read: the first line is not there yet */
+  return find(c);
 }
 
 /* A header that says more than the length is part of the message. */
