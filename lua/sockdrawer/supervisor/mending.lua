@@ -14,12 +14,13 @@ local mending = {}
 
 local WAIT, TRY_AGAIN, SELDOM = 30, 1, 60
 
--- Those of a pool that do not listen any more: { group, member }.
+-- Those of a pool that do not listen any more: { group, member }. Doors have no socket of their own.
 local function find_broken(pool)
   local found = {}
   for _, group in ipairs(pool.groups) do
     for _, member in ipairs(group.members) do
-      if member.fd and select(2, core.queued(member.fd)) == "EINVAL" then table.insert(found, { group, member }) end
+      local shut = not group.own and member.fd and select(2, core.queued(member.fd)) == "EINVAL"
+      if shut then table.insert(found, { group, member }) end
     end
   end
   return found
