@@ -257,7 +257,7 @@ static void note_wait(l_conn *c) {
 
 /* What is left of a wait that the next one is to have. */
 static void keep_time(l_conn *c) {
-  uint64_t now = sd_loop_now(c->conn.loop), due = c->conn.read_deadline;
+  uint64_t now = sd_loop_now(c->conn.loop), due = c->op.due;
   c->time_left = due == 0 ? 0 : due > now ? (uint32_t)(due - now) : 1;
 }
 
@@ -308,6 +308,7 @@ static bool set_deadline(l_conn *c) {
   c->idle_out = false;
   if (c->op.resumes && c->time_left > 0) ms = c->time_left;
   if (ms > 0) when = now + (uint64_t)ms;
+  c->op.due = when;
   if (last != 0 && last <= now) return false;
   if (last != 0 && (when == 0 || last < when)) when = last;
   sd_conn_set_read_deadline(&c->conn, when);
