@@ -68,12 +68,12 @@ typedef struct {
   _Atomic uint64_t generation;
   _Atomic uint64_t connection;
   _Atomic uint32_t pool;
-  _Atomic uint32_t loading;
+  _Atomic uint16_t loading;
+  _Atomic uint16_t starved; /* even after a full collection its Lua heap is above its limit */
   _Atomic uint64_t beat_ns; /* CLOCK_MONOTONIC of the last beat */
   _Atomic uint64_t lag_ns;  /* how late that beat came */
   _Atomic uint64_t dropped_logs;
   _Atomic uint64_t dropped_messages; /* for whom there was no room */
-  _Atomic uint32_t starved;          /* even after a full collection its Lua heap is above its limit */
   /* Written by the supervisor. */
   _Alignas(SD_SCOREBOARD_LINE) _Atomic uint32_t state;
   _Atomic int32_t pid;
