@@ -12,7 +12,7 @@
 
 #include <fcntl.h>
 
-#define MAGIC UINT64_C(0x7364626f61726435) /* changes with the layout */
+#define MAGIC UINT64_C(0x7364626f61726436) /* changes with the layout */
 
 typedef struct {
   uint64_t magic;

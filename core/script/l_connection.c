@@ -602,12 +602,17 @@ static void add_row(lua_State *L, double ago, const char *text, unsigned times) 
   lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
 }
 
+static const char *beginning_of(const l_conn *c) {
+  if (c->pool == NULL) return "connected";
+  return sd_l_pool_runs_tasks(c->pool) ? "begun" : "accepted";
+}
+
 /* _history() → the rare things that have happened to it, the oldest first; the peer's messages that were read. */
 static int l_history_rows(lua_State *L) {
   const l_conn *c = sd_l_conn_check(L, 1);
   char text[64];
   lua_newtable(L);
-  add_row(L, seconds_since(c, c->conn.opened), c->pool != NULL ? "accepted" : "connected", 1);
+  add_row(L, seconds_since(c, c->conn.opened), beginning_of(c), 1);
   const l_event *e;
   for (unsigned i = 0; (e = sd_l_history_at(&c->history, i)) != NULL; i++)
     add_row(L, seconds_since(c, c->conn.opened + e->at), sd_l_history_text(e, text, sizeof text), e->times);

@@ -29,6 +29,7 @@ typedef struct {
   size_t max;      /* of what is returned, in bytes */
   size_t scanned;  /* sd_frame_cut looked so far already */
   int64_t timeout; /* milliseconds; 0 off; -1: the connection's idle timeout */
+  uint64_t due;    /* when that is over, whatever the connection's deadline is; 0: never */
   struct l_lent *lent;
   uint8_t kind;
   uint8_t cap;    /* where max comes from */

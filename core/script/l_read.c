@@ -20,13 +20,17 @@ static void forget_needle(read_op *op) {
   }
 }
 
-static int succeed(l_conn *c) {
+static int find(l_conn *c) {
   c->stopped = 0;
   c->time_left = 0;
   c->message_next = true; /* if there is one: neither starves the other */
   c->conn.active = sd_loop_now(c->conn.loop);
-  sd_conn_count_read(&c->conn);
   return 1;
+}
+
+static int succeed(l_conn *c) {
+  sd_conn_count_read(&c->conn);
+  return find(c);
 }
 
 /* Making a string may run the collector, and that a finalizer which closes this very
@@ -142,7 +146,8 @@ static int try_peek(l_conn *c, lua_State *to) {
     if (n <= 0) return end_or_wait(c, to, n);
   }
   push_held(c, to, c->op.max, 0);
-  return succeed(c);
+  sd_conn_count(&c->conn); /* nothing was read: the first line is not there yet */
+  return find(c);
 }
 
 /* A header that says more than the length is part of the message. */
@@ -252,7 +257,7 @@ static void note_wait(l_conn *c) {
 
 /* What is left of a wait that the next one is to have. */
 static void keep_time(l_conn *c) {
-  uint64_t now = sd_loop_now(c->conn.loop), due = c->conn.read_deadline;
+  uint64_t now = sd_loop_now(c->conn.loop), due = c->op.due;
   c->time_left = due == 0 ? 0 : due > now ? (uint32_t)(due - now) : 1;
 }
 
@@ -303,6 +308,7 @@ static bool set_deadline(l_conn *c) {
   c->idle_out = false;
   if (c->op.resumes && c->time_left > 0) ms = c->time_left;
   if (ms > 0) when = now + (uint64_t)ms;
+  c->op.due = when;
   if (last != 0 && last <= now) return false;
   if (last != 0 && (when == 0 || last < when)) when = last;
   sd_conn_set_read_deadline(&c->conn, when);

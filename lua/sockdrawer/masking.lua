@@ -2,17 +2,26 @@
 --
 -- What was shown can be set again: who sets the mask leaves the secret as it is.
 
+local difference = require "sockdrawer.supervisor.difference"
+
 local masking = { MASK = "(hidden)" }
 
 local WORDS = { "password", "passwd", "passphrase", "secret", "token", "cookie", "credential", "apikey", "privatekey" }
 
--- `key` is a name, or the end of a dotted one.
-local function is_secret(key)
-  if type(key) ~= "string" then return false end
-  local name = key:match("[^.]*$"):lower():gsub("[_-]", "")
+local function is_secret_name(name)
+  name = name:lower():gsub("[_-]", "")
   if name == "key" then return true end
   for _, word in ipairs(WORDS) do
     if name:find(word, 1, true) then return true end
+  end
+  return false
+end
+
+-- `key` is a name, or a dotted one: what is in a secret is one.
+local function is_secret(key)
+  if type(key) ~= "string" then return false end
+  for name in key:gmatch "[^.]+" do
+    if is_secret_name(name) then return true end
   end
   return false
 end
@@ -57,21 +66,46 @@ function masking.changed(changed)
   return copy
 end
 
-local function restore(value, key, before)
-  if is_secret(key) and value == masking.MASK and before ~= nil then return before end
-  if type(value) ~= "table" or type(before) ~= "table" then return value end
-  local copy = setmetatable({}, getmetatable(value))
-  for name, inner in pairs(value) do copy[name] = restore(inner, name, before[name]) end
+local restore
+
+-- In a list it is not the place that tells whose secret is meant, but what is shown beside it.
+local function before_in_list(value, list, i)
+  if difference.same(masking.hide(list[i]), value) then return list[i] end
+  for _, item in ipairs(list) do
+    if difference.same(masking.hide(item), value) then return item end
+  end
+end
+
+local function restore_all(values, before, unknown)
+  local copy = setmetatable({}, getmetatable(values))
+  for name, inner in pairs(values) do
+    local old = before[name]
+    if type(name) == "number" then old = before_in_list(inner, before, name) end
+    copy[name] = restore(inner, name, old, unknown)
+  end
   return copy
+end
+
+function restore(value, key, before, unknown)
+  if is_secret(key) and value == masking.MASK then
+    if before == nil then table.insert(unknown, key) end
+    return before
+  end
+  if type(value) ~= "table" then return value end
+  return restore_all(value, type(before) == "table" and before or {}, unknown)
 end
 
 --- What somebody has assigned, with the secrets that were hidden from him.
 ---@param assigned table<string, { value: any }>
 ---@param current fun(key: string): any
+---@return true|nil, string|nil err where it is not known what is hidden
 function masking.restore(assigned, current)
+  local unknown = {}
   for key, entry in pairs(assigned) do
-    if is_of_args(key) then entry.value = restore(entry.value, key, current(key)) end
+    if is_of_args(key) then entry.value = restore(entry.value, key, current(key), unknown) end
   end
+  if not unknown[1] then return true end
+  return nil, ("%s: %s stands for what is there, and nothing is"):format(unknown[1], masking.MASK)
 end
 
 return masking

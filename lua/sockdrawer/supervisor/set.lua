@@ -53,7 +53,8 @@ local function read(instance, pool, params)
   if pool then kind, current = "pool", report.options_of(pool) end
   local assigned, err = assignments.read(kind, params.assign, params.values, current)
   if not assigned then return nil, err end
-  masking.restore(assigned, function(key) return paths.dig(current, key) end)
+  local known, hidden = masking.restore(assigned, function(key) return paths.dig(current, key) end)
+  if not known then return nil, hidden end
   return without_fixed(kind, assigned, current)
 end
 
