@@ -13,7 +13,9 @@ local soak = { CLIENTS = 10000, LOOPS = 4, SECONDS = 300 }
 local ROOM, PAUSE = 10, 20         -- clients in a room; seconds between two messages of one
 local KILL_EVERY, AFTERMATH = 5, 4 -- seconds; so long after a kill connections may end, or be hard to get
 local BOOM = 0.01
-local KILOBYTES, FDS = 4 * 1024, 8 -- so much more than when all had come may a worker have once all have left
+local ROUNDS = 4                   -- so often everybody comes once more, talks and leaves, and nobody is killed
+local CALM = 0.05                  -- of the time before, for each of these rounds
+local KILOBYTES, FDS = 4 * 1024, 8 -- so much more than after the first of them may a worker have after the last
 
 local SCRIPT = [[
 local sd = require "sockdrawer"
@@ -128,7 +130,11 @@ end
 local function connect(run)
   while run.open do
     local conn, err = core.connect(run.address, { timeout = 10 })
-    if conn then return conn end
+    if conn and run.open then return conn end
+    if conn then
+      conn:close()
+      return nil
+    end
     note(run, "not connected")
     if not shortly_after_a_kill(run) then fault(run, "connect: %s", err) end
     core.park(0.1)
@@ -139,12 +145,11 @@ function Client:one_session()
   local run = self.run
   local conn = connect(run)
   if not conn then return end
-  run.sessions = run.sessions + 1
+  run.live, run.conns[conn], run.sessions = run.live + 1, true, run.sessions + 1
   self.session, self.last, self.asked_for_it, self.worker = ("s%d"):format(run.sessions), {}, false, nil
   conn:timeouts { idle = false }
   conn:write("join ", self.room, "\n")
   conn:flush()
-  run.live, run.conns[conn] = run.live + 1, true
   local talking = core.spawn(self.talk, self, conn)
   self:listen(conn)
   run.live, run.conns[conn] = run.live - 1, nil
@@ -167,17 +172,10 @@ local function resident(pid)
   return tonumber((process.read_file("/proc/" .. pid .. "/status") or ""):match "VmRSS:%s*(%d+)") or 0
 end
 
--- Of all workers, the most.
-local function most(rows, what)
-  local found = 0
-  for _, row in ipairs(rows) do found = math.max(found, row[what]) end
-  return found
-end
-
 local function watch_growth(s)
   local rows = {}
   for _, pid in ipairs(s:workers()) do
-    rows[#rows + 1] = { kilobytes = resident(pid), fds = #process.list("/proc/" .. pid .. "/fd") }
+    rows[#rows + 1] = { pid = pid, kilobytes = resident(pid), fds = #process.list("/proc/" .. pid .. "/fd") }
   end
   return rows
 end
@@ -209,23 +207,54 @@ local function come_back(run, options)
   if run.live < options.clients * 0.99 then fault(run, "only %d of %d are back", run.live, options.clients) end
 end
 
+local function connections(run) return run.server:rpc("status").pools[1].connections end
+
+-- Everybody, until the server knows it.
 local function leave(run)
   run.open = false
   for conn in pairs(run.conns) do conn:close() end
   while run.live > 0 do core.park(0.05) end
+  local due = core.now() + 60 * process.scale
+  while connections(run) > 0 and core.now() < due do core.park(0.1) end
+  if connections(run) > 0 then fault(run, "%d connections are left", connections(run)) end
+end
+
+-- What a worker has grown to by its load it may keep; by the same load again it may not grow.
+local function come_and_go(run, options)
+  for round = 1, ROUNDS do
+    run.open = true
+    open_all(run, options)
+    core.park(options.seconds * CALM)
+    leave(run)
+    run.after = watch_growth(run.server)
+    if round == 1 then run.before = run.after end
+    if options.round then options.round(round, run.after) end
+  end
 end
 
 local function perform(run, options)
   run.begun = core.now()
   open_all(run, options)
-  run.full = watch_growth(run.server)
   rage(run, options)
   come_back(run, options)
   leave(run)
+  come_and_go(run, options)
 end
 
--- options: clients, loops, seconds, seed, pause (seconds between two messages of one), progress. Answers { counts,
--- faults, dropped, before … }; `settle` adds to the faults, and `after`.
+local function expect_flat(run)
+  for i, row in ipairs(run.after) do
+    local before = run.before[i] or {}
+    if row.pid ~= before.pid then
+      fault(run, "worker %d is another, and nobody was to be killed any more", i)
+    elseif row.kilobytes > before.kilobytes + KILOBYTES or row.fds > before.fds + FDS then
+      fault(run, "worker %d has grown from %d KiB and %d descriptors to %d and %d", i, before.kilobytes, before.fds,
+        row.kilobytes, row.fds)
+    end
+  end
+end
+
+-- options: clients, loops, seconds, seed, pause (seconds between two messages of one), progress, round. Answers
+-- { counts, faults, dropped, before, after … }: the workers after the first calm round at the end, and after the last.
 function soak.run(options)
   math.randomseed(options.seed or 1)
   local s = server.start {
@@ -233,31 +262,19 @@ function soak.run(options)
   }
   local run = {
     address = "tcp://127.0.0.1:" .. s:port(), open = true, counts = {}, faults = {}, dropped = 0, live = 0,
-    conns = {}, dead = {}, pause = options.pause or PAUSE, sessions = 0, killed = -math.huge,
+    conns = {}, dead = {}, pause = options.pause or PAUSE, sessions = 0, killed = -math.huge, server = s,
   }
-  run.server, run.before = s, watch_growth(s)
   core.run(function()
     local ok, err = xpcall(perform, debug.traceback, run, options)
     if not ok then fault(run, "%s", err) end
     run.open = false
     core.stop(0)
   end)
-  return run
-end
-
--- What must be true when everybody has gone.
-function soak.settle(run)
-  local s = run.server
-  local gone = process.eventually(function() return s:rpc("status").pools[1].connections == 0 end, 60)
-  if not gone then fault(run, "%d connections are left", s:rpc("status").pools[1].connections) end
-  run.after = watch_growth(s)
-  local full, left = most(run.full, "kilobytes"), most(run.after, "kilobytes")
-  if left > full + KILOBYTES then fault(run, "a worker has %d KiB, and had %d with its connections", left, full) end
-  local fds, fds_left = most(run.before, "fds"), most(run.after, "fds")
-  if fds_left > fds + FDS then fault(run, "a worker has %d descriptors, not %d", fds_left, fds) end
+  if run.after then expect_flat(run) end
   local workers = 0
   for _, row in ipairs(s:rpc("status").loops) do workers = workers + (row.state == "running" and 1 or 0) end
-  if workers ~= #run.before then fault(run, "%d workers run, not %d", workers, #run.before) end
+  if workers ~= options.loops then fault(run, "%d workers run, not %d", workers, options.loops) end
+  return run
 end
 
 function soak.report(run)

@@ -21,14 +21,14 @@ local run = soak.run {
     said = os.time()
     print(("%d live, %s"):format(so_far.live, soak.report(so_far)))
   end,
+  round = function(times, workers)
+    local words = {}
+    for i, row in ipairs(workers) do words[i] = ("%d KiB, %d descriptors"):format(row.kilobytes, row.fds) end
+    print(("everybody has come and gone, %d times: %s"):format(times, table.concat(words, "; ")))
+  end,
 }
-soak.settle(run)
 print(soak.report(run))
 for i = 1, math.min(20, #run.faults) do print("FAULT " .. run.faults[i]) end
-for i, row in ipairs(run.after) do
-  print(("worker %d: %d KiB and %d descriptors, at first %d and %d"):format(i, row.kilobytes, row.fds,
-    run.before[i].kilobytes, run.before[i].fds))
-end
 pcall(server.cleanup)
 print(#run.faults == 0 and "passed" or ("FAILED: %d faults"):format(#run.faults))
 os.exit(#run.faults == 0 and 0 or 1)
