@@ -15,7 +15,7 @@ local KILL_EVERY, AFTERMATH = 5, 4 -- seconds; so long after a kill connections 
 local BOOM = 0.01
 local ROUNDS = 4                   -- so often everybody comes once more, talks and leaves, and nobody is killed
 local CALM = 0.05                  -- of the time before, for each of these rounds
-local KILOBYTES, FDS = 4 * 1024, 8 -- so much more than after the first of them may a worker have after the last
+local KILOBYTES, FDS = 1024, 8     -- so much more than before the last of them may a worker have after it
 
 local SCRIPT = [[
 local sd = require "sockdrawer"
@@ -227,7 +227,7 @@ local function come_and_go(run, options)
     core.park(options.seconds * CALM)
     leave(run)
     run.after = watch_growth(run.server)
-    if round == 1 then run.before = run.after end
+    if round == ROUNDS - 1 then run.before = run.after end
     if options.round then options.round(round, run.after) end
   end
 end
@@ -254,7 +254,7 @@ local function expect_flat(run)
 end
 
 -- options: clients, loops, seconds, seed, pause (seconds between two messages of one), progress, round. Answers
--- { counts, faults, dropped, before, after … }: the workers after the first calm round at the end, and after the last.
+-- { counts, faults, dropped, before, after … }: the workers before and after the last calm round.
 function soak.run(options)
   math.randomseed(options.seed or 1)
   local s = server.start {
