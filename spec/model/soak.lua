@@ -15,7 +15,8 @@ local KILL_EVERY, AFTERMATH = 5, 4 -- seconds; so long after a kill connections 
 local BOOM = 0.01
 local ROUNDS = 4                   -- so often everybody comes once more, talks and leaves, and nobody is killed
 local CALM = 0.05                  -- of the time before, for each of these rounds
-local KILOBYTES, FDS = 1024, 8     -- so much more than before the last of them may a worker have after it
+local KILOBYTES, FDS = 3 * 1024, 8 -- so much more than before the last of them may a worker have after it: of 10,000
+--                                    clients, less than they would leave there if they were kept
 
 local SCRIPT = [[
 local sd = require "sockdrawer"
