@@ -1,6 +1,6 @@
 #!/bin/bash
 # Unit tests and specs against one build folder. usage: run-tests.sh BUILD SPEC…
-# Every spec file is a busted process of its own, as many at a time as there are processors.
+# Every spec file is a busted process of its own, one more at a time than there are processors: they mostly wait.
 # The last line is `N passed, N failed`, with `, N skipped` if there were any.
 set -u
 build=$1; shift
@@ -46,7 +46,7 @@ export results longest
 unit_tests
 for folder in "$@"; do
   [ -e "$folder" ] && find "$folder" -name '*_spec.lua'
-done | sort | xargs -r -P "$(nproc)" -I{} bash -c 'one_spec {}'
+done | sort | xargs -r -P "$(($(nproc) + 1))" -I{} bash -c 'one_spec {}'
 
 # What failed beside others is run once more by itself: these specs drive real processes, and a processor that somebody
 # else had for a second is no mistake of theirs. Both tries are in the output; a second failure is a failure.
