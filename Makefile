@@ -27,7 +27,8 @@ check: install-check
 # Everything that runs C code of ours, with ASan and UBSan in it.
 sanitize: install-test
 	@$(MAKE) --no-print-directory build-quietly BUILD=build/sanitize CMAKE_FLAGS=-DSOCKDRAWER_SANITIZE=ON
-	@SOCKDRAWER_TIME_SCALE=8 SOCKDRAWER_NO_AS_LIMIT=1 scripts/run-tests.sh build/sanitize spec/server spec/regress
+	@SOCKDRAWER_TIME_SCALE=8 SOCKDRAWER_NO_AS_LIMIT=1 SOCKDRAWER_SPECS_AT_A_TIME=$(JOBS) \
+	  scripts/run-tests.sh build/sanitize spec/server spec/regress
 
 bench: all
 	@luajit bench/run.lua $(ARGS)

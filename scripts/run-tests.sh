@@ -1,6 +1,7 @@
 #!/bin/bash
 # Unit tests and specs against one build folder. usage: run-tests.sh BUILD SPEC…
-# Every spec file is a busted process of its own, one more at a time than there are processors: they mostly wait.
+# Every spec file is a busted process of its own, one more at a time than there are processors, since they mostly wait;
+# SOCKDRAWER_SPECS_AT_A_TIME says otherwise.
 # The last line is `N passed, N failed`, with `, N skipped` if there were any.
 set -u
 build=$1; shift
@@ -46,7 +47,7 @@ export results longest
 unit_tests
 for folder in "$@"; do
   [ -e "$folder" ] && find "$folder" -name '*_spec.lua'
-done | sort | xargs -r -P "$(($(nproc) + 1))" -I{} bash -c 'one_spec {}'
+done | sort | xargs -r -P "${SOCKDRAWER_SPECS_AT_A_TIME:-$(($(nproc) + 1))}" -I{} bash -c 'one_spec {}'
 
 # What failed beside others is run once more by itself: these specs drive real processes, and a processor that somebody
 # else had for a second is no mistake of theirs. Both tries are in the output; a second failure is a failure.

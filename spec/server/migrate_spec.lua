@@ -164,7 +164,7 @@ describe("swap --mode migrate", function()
 
   it("keeps the timeouts that the handler has set", function()
     local s = start(handler("one", 1, [[
-      function M.handle_connection() return "continue", { n = 0 }, { idle = 0.3 } end]]))
+      function M.handle_connection() return "continue", { n = 0 }, { idle = 1 } end]]))
     local c = s:connect()
     client.ask(c, "a")
     migrate(s, handler("two", 1, [[

@@ -431,21 +431,21 @@ describe("set --live", function()
   it("reaches the open connections of all loops, which a plain set leaves alone", function()
     local s = start("", 3, { files = { ["h.lua"] = ASKING } })
     local list = open(s, 12)
-    set(s, "p timeouts.idle=0.3 socket.user_timeout=5 socket.nodelay=false limits.line=20")
+    set(s, "p timeouts.idle=1 socket.user_timeout=5 socket.nodelay=false limits.line=20")
     local new = s:connect()
     client.line(new)
-    client.expect_closed(new, 2)
+    client.expect_closed(new, 3)
     for _, connection in ipairs(list) do
       assert.equal("true", client.ask(connection, "nodelay"))
       assert.equal("50", client.ask(connection, ("x"):rep(50)))
     end
-    local result = set(s, "p socket.nodelay=false socket.user_timeout= timeouts.idle=0.4 --live")
-    assert.same({ ["timeouts.idle"] = { 0.3, 0.4 }, ["socket.user_timeout"] = { 5, json.null } }, result.changed)
+    local result = set(s, "p socket.nodelay=false socket.user_timeout= timeouts.idle=2 --live")
+    assert.same({ ["timeouts.idle"] = { 1, 2 }, ["socket.user_timeout"] = { 5, json.null } }, result.changed)
     for _, connection in ipairs(list) do
       assert.equal("false", client.ask(connection, "nodelay"))
       assert.equal("0", client.ask(connection, "user_timeout"))
     end
-    for _, connection in ipairs(list) do client.expect_closed(connection, 2) end
+    for _, connection in ipairs(list) do client.expect_closed(connection, 4) end
   end)
 
   it("leaves what a handler has chosen for itself", function()
