@@ -12,7 +12,7 @@
 
 #include <fcntl.h>
 
-#define MAGIC UINT64_C(0x7364626f61726436) /* changes with the layout */
+#define MAGIC UINT64_C(0x7364626f61726437) /* changes with the layout */
 
 typedef struct {
   uint64_t magic;
@@ -544,12 +544,11 @@ void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot, sd_slot_vie
   read_heartbeat(s, out);
 }
 
-bool sd_scoreboard_order(sd_scoreboard *sb, uint32_t slot, uint64_t least, bool stop) {
+bool sd_scoreboard_order(sd_scoreboard *sb, uint32_t slot, uint64_t stretch, bool stop) {
   assert(slot < sb->nslots);
   sd_scoreboard_slot *s = &sb->slots[slot];
-  uint64_t entered = peek(&s->entered_ns), now = sd_scoreboard_clock();
-  if (entered == 0 || now < entered || now - entered < least) return false;
-  sd_order_give(&s->order, entered, stop);
+  if (stretch == 0 || peek(&s->entered_ns) != stretch) return false;
+  sd_order_give(&s->order, stretch, stop);
   return true;
 }
 

@@ -30,6 +30,7 @@
 #define SD_SCOREBOARD_ALARMS 16    /* of a pool */
 #define SD_SCOREBOARD_NAME_MAX 128 /* bytes of a pool's name, NUL included */
 #define SD_SCOREBOARD_LINE 64      /* what two CPUs must not share in a hurry */
+#define SD_SCOREBOARD_STAMP 1024   /* ns between two stamps of an entry, at least */
 
 typedef enum {
   SD_SLOT_FREE,
@@ -70,6 +71,7 @@ typedef struct {
   _Atomic uint32_t pool;
   _Atomic uint16_t loading;
   _Atomic uint16_t starved; /* even after a full collection its Lua heap is above its limit */
+  uint64_t stamp;           /* the last entered_ns; the worker's own */
   _Atomic uint64_t beat_ns; /* CLOCK_MONOTONIC of the last beat */
   _Atomic uint64_t lag_ns;  /* how late that beat came */
   _Atomic uint64_t dropped_logs;
@@ -262,9 +264,9 @@ typedef struct {
 
 void sd_scoreboard_slot_read(const sd_scoreboard *sb, uint32_t slot, sd_slot_view *out);
 
-/* Gives an order to whoever is in Lua there for `least` ns or more: false when nobody
- * is. The signal is the caller's business. */
-bool sd_scoreboard_order(sd_scoreboard *sb, uint32_t slot, uint64_t least, bool stop);
+/* Gives an order to whoever is in Lua there, if that is still the stretch that was seen
+ * (sd_slot_view's entered_ns): else false. The signal is the caller's business. */
+bool sd_scoreboard_order(sd_scoreboard *sb, uint32_t slot, uint64_t stretch, bool stop);
 
 /* Frees the slot of a process that has ended: its counters join the pools', its
  * live connections count as closed, its places are given back, the bell rings.
@@ -288,16 +290,22 @@ static inline sd_scoreboard_slot *sd_scoreboard_own(const sd_scoreboard *sb) {
   return &sb->slots[sb->slot];
 }
 
-/* We are in Lua from now on, for this connection. The stamp is stored last, so
- * that whoever sees it sees what it belongs to. */
+/* We are in Lua from now on, for this connection; `now` (ns, as sd_scoreboard_clock has
+ * it) may be a little old, since asking the clock each time would cost more than all the
+ * rest. Who watches tells stretches apart by their stamps, so no two have the same; they
+ * are exact in a Lua number. The stamp is stored last: whoever sees it sees what it
+ * belongs to. */
 static inline void sd_scoreboard_slot_enter(
-  const sd_scoreboard *sb, uint32_t pool, uint64_t generation, uint64_t connection) {
+  const sd_scoreboard *sb, uint64_t now, uint32_t pool, uint64_t generation, uint64_t connection) {
   sd_scoreboard_slot *s = sd_scoreboard_own(sb);
+  uint64_t stamp = now & ~(uint64_t)(SD_SCOREBOARD_STAMP - 1);
+  if (stamp <= s->stamp) stamp = s->stamp + SD_SCOREBOARD_STAMP;
+  s->stamp = stamp;
   atomic_thread_fence(memory_order_release); /* after the 0 of the last leave */
   atomic_store_explicit(&s->pool, pool, memory_order_relaxed);
   atomic_store_explicit(&s->generation, generation, memory_order_relaxed);
   atomic_store_explicit(&s->connection, connection, memory_order_relaxed);
-  atomic_store_explicit(&s->entered_ns, sd_scoreboard_clock(), memory_order_release);
+  atomic_store_explicit(&s->entered_ns, stamp, memory_order_release);
 }
 
 static inline void sd_scoreboard_slot_leave(const sd_scoreboard *sb) {

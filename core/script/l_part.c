@@ -14,9 +14,9 @@ static void call(int nargs, int nresults) {
 /* As for a connection: whoever loops in there is seen to be stuck. */
 static void call_watched(const l_pool *pool, const l_generation *g, int nargs, int nresults) {
   bool inside = sd_the_vm.current != NULL;
-  if (!inside) sd_scoreboard_slot_enter(sd_the_vm.scoreboard, pool->index, g->number, 0);
+  if (!inside) sd_vm_enter(pool->index, g->number, 0);
   call(nargs, nresults);
-  if (!inside) sd_scoreboard_slot_leave(sd_the_vm.scoreboard);
+  if (!inside) sd_vm_leave();
 }
 
 bool sd_l_part_call(const l_pool *pool, const l_generation *g, int nargs, int nresults) {

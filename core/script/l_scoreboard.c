@@ -183,13 +183,13 @@ static int l_slot_reap(lua_State *L) {
   return 1;
 }
 
-/* order(slot, least, stop) → whether anybody is in Lua there for so many seconds. */
+/* order(slot, entered_ns, stop) → whether it is in that stretch of Lua still. */
 static int l_order(lua_State *L) {
   sd_scoreboard *sb = sd_l_check_scoreboard(L, 1);
   uint32_t slot = check_slot(L, 2, sb);
-  lua_Number least = luaL_checknumber(L, 3);
-  luaL_argcheck(L, least >= 0 && least < 1e9, 3, "no span of seconds");
-  lua_pushboolean(L, sd_scoreboard_order(sb, slot, (uint64_t)(least * 1e9), lua_toboolean(L, 4)));
+  lua_Number stretch = luaL_checknumber(L, 3);
+  luaL_argcheck(L, stretch >= 0 && stretch < 1e19, 3, "no stamp");
+  lua_pushboolean(L, sd_scoreboard_order(sb, slot, (uint64_t)stretch, lua_toboolean(L, 4)));
   return 1;
 }
 

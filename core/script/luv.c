@@ -25,10 +25,9 @@ static int run_callback(lua_State *L, int nargs, int nresults, int flags) {
   (void)flags;
   lua_pushcfunction(L, add_traceback);
   lua_insert(L, base);
-  sd_scoreboard *sb = sd_the_vm.scoreboard;
-  if (sb != NULL) sd_scoreboard_slot_enter(sb, SD_SCOREBOARD_NO_POOL, 0, 0);
+  sd_vm_enter(SD_SCOREBOARD_NO_POOL, 0, 0);
   int status = lua_pcall(L, nargs, nresults, base);
-  if (sb != NULL) sd_scoreboard_slot_leave(sb);
+  sd_vm_leave();
   lua_remove(L, base);
   if (status == 0) return nresults == LUA_MULTRET ? lua_gettop(L) - base + 1 : nresults;
   sd_task_report(0, lua_tostring(L, -1), NULL);

@@ -152,14 +152,13 @@ void sd_task_drop(sd_task *task) {
 
 static void enter_lua(const sd_task *task) {
   sd_the_vm.current = (sd_task *)task;
-  if (sd_the_vm.scoreboard != NULL)
-    sd_scoreboard_slot_enter(sd_the_vm.scoreboard, task->pool, task->generation, task->serial);
+  sd_vm_enter(task->pool, task->generation, task->serial);
 }
 
 static void leave_lua(void) {
   sd_the_vm.current = NULL;
   sd_heap_leave_shelters();
-  if (sd_the_vm.scoreboard != NULL) sd_scoreboard_slot_leave(sd_the_vm.scoreboard);
+  sd_vm_leave();
 }
 
 /* A wait of ours may have ended in the hands of a foreign resumer: what it waited

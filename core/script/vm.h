@@ -39,6 +39,17 @@ typedef struct {
 /* The one of this process. */
 extern sd_vm sd_the_vm;
 
+/* We are in Lua from now on, for this connection, and not any more: who watches sees it. */
+static inline void sd_vm_enter(uint32_t pool, uint64_t generation, uint64_t connection) {
+  if (sd_the_vm.scoreboard == NULL) return;
+  uint64_t now = sd_loop_now(&sd_the_vm.loop) * 1000000u;
+  sd_scoreboard_slot_enter(sd_the_vm.scoreboard, now, pool, generation, connection);
+}
+
+static inline void sd_vm_leave(void) {
+  if (sd_the_vm.scoreboard != NULL) sd_scoreboard_slot_leave(sd_the_vm.scoreboard);
+}
+
 /* Prepares it on the first call (with L the main state). 0 or UV_E…. */
 int sd_vm_open(lua_State *L);
 

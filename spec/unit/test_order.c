@@ -64,15 +64,19 @@ static void asks_anew_what_is_left_after_each_collection(void **state) {
   assert_true(order.collect && order.weigh);
 }
 
-static void is_given_only_to_who_has_been_in_lua_for_long(void **state) {
+static void is_given_only_to_who_is_in_the_stretch_that_was_seen(void **state) {
   (void)state;
   sd_scoreboard sb, own;
   assert_int_equal(sd_scoreboard_create(&sb, 2, 1), 0);
   assert_int_equal(sd_scoreboard_attach(&own, sb.fd, sb.bell, 1), 0);
   assert_false(sd_scoreboard_order(&sb, 1, 0, false));
-  sd_scoreboard_slot_enter(&own, 0, 1, 5);
-  assert_false(sd_scoreboard_order(&sb, 1, UINT64_C(1000000000000), false));
-  assert_true(sd_scoreboard_order(&sb, 1, 0, true));
+  sd_scoreboard_slot_enter(&own, sd_scoreboard_clock(), 0, 1, 5);
+  uint64_t seen = sd_scoreboard_stretch(&own);
+  sd_scoreboard_slot_leave(&own);
+  sd_scoreboard_slot_enter(&own, seen, 0, 1, 5);
+  assert_int_not_equal(sd_scoreboard_stretch(&own), seen);
+  assert_false(sd_scoreboard_order(&sb, 1, seen, false));
+  assert_true(sd_scoreboard_order(&sb, 1, sd_scoreboard_stretch(&own), true));
   assert_int_equal(sb.slots[1].order.stretch, sd_scoreboard_stretch(&own));
   assert_true(sd_scoreboard_in_pool(&own));
   sd_scoreboard_slot_leave(&own);
@@ -105,7 +109,7 @@ int main(void) {
     cmocka_unit_test_setup(keeps_as_much_of_a_long_answer_as_there_is_room_for, setup),
     cmocka_unit_test_setup(ends_an_answer_that_somebody_has_written_over, setup),
     cmocka_unit_test_setup(asks_anew_what_is_left_after_each_collection, setup),
-    cmocka_unit_test_setup(is_given_only_to_who_has_been_in_lua_for_long, setup),
+    cmocka_unit_test_setup(is_given_only_to_who_is_in_the_stretch_that_was_seen, setup),
     cmocka_unit_test_setup(preempted_handlers_stay_counted_when_their_process_has_ended, setup),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -376,7 +376,7 @@ static void serve_and_die(sd_scoreboard *mine, void *arg) {
   sd_scoreboard_count_rejected(mine, 0, SD_REJECT_FULL);
   sd_scoreboard_count_part_error(mine, 0);
   sd_scoreboard_count_accepted(mine, 1);
-  sd_scoreboard_slot_enter(mine, 0, 7, 42);
+  sd_scoreboard_slot_enter(mine, 1, 0, 7, 42);
   raise(SIGKILL);
 }
 
@@ -448,11 +448,11 @@ static void the_dead_are_passed_nothing(void **state) {
 
 static void a_slot_tells_where_its_worker_is(void **state) {
   sd_scoreboard *sb = *state, a = join(sb, 3);
-  uint64_t before = sd_scoreboard_clock();
+  uint64_t now = sd_scoreboard_clock();
   assert_int_equal(slot_of(sb, 3).entered_ns, 0);
-  sd_scoreboard_slot_enter(&a, 1, 7, 42);
+  sd_scoreboard_slot_enter(&a, now, 1, 7, 42);
   sd_slot_view busy = slot_of(sb, 3);
-  assert_in_range(busy.entered_ns, before, sd_scoreboard_clock());
+  assert_in_range(busy.entered_ns, now - SD_SCOREBOARD_STAMP, now);
   assert_int_equal(busy.pool, 1);
   assert_int_equal(busy.generation, 7);
   assert_int_equal(busy.connection, 42);
@@ -478,7 +478,7 @@ static void a_slot_tells_how_its_loop_runs(void **state) {
 static void enter_and_leave(sd_scoreboard *mine, void *arg) {
   (void)arg;
   for (uint32_t i = 1;; i++) {
-    sd_scoreboard_slot_enter(mine, i, i, i);
+    sd_scoreboard_slot_enter(mine, i, i, i, i);
     sd_scoreboard_slot_leave(mine);
   }
 }

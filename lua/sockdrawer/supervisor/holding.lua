@@ -42,14 +42,15 @@ function holding.words(origin)
   return (" in pool %s"):format(origin.pool) .. (origin.conn and ", connection " .. origin.conn or "")
 end
 
---- Asks whoever has been in Lua for so long where it is; in a pool that is preemptible it also gets an error.
+--- Asks whoever has been in Lua for so long, of the worker's own time, where it is; in a pool that is preemptible it
+--- also gets an error.
 ---@param least number seconds
 ---@return boolean asked
 function holding.ask(instance, worker, slot, least)
-  if worker.child.embedded or not slot.busy then return false end
+  if worker.child.embedded or not slot.busy or worker.own < least then return false end
   local pool = pool_at(instance, slot.busy_pool)
   local stop = pool ~= nil and pool.options.preemptible
-  local asked = instance.scoreboard:order(worker.slot, least, stop)
+  local asked = instance.scoreboard:order(worker.slot, slot.entered_ns, stop)
   if asked then worker.child:poke() end
   return asked
 end

@@ -17,17 +17,19 @@ end
 
 -- ---------------------------------------------------------------- what workers say
 
-local function is_busy(instance, worker)
-  return (instance.scoreboard:slot(worker.slot).busy or 0) >= LOOK / 2
+-- When it has entered the Lua code that it is in; 0: none.
+local function entered(instance, worker)
+  return instance.scoreboard:slot(worker.slot).entered_ns
 end
 
 -- One that is only slow is waited for, but not one that does not come out of a handler.
 local function ask(instance, worker)
   local due = core.now() + PATIENCE
   repeat
+    local before = entered(instance, worker)
     local answer, err = worker.peer:call("tree", {}, { timeout = LOOK })
     if answer or err ~= "timeout" then return answer, err end
-  until is_busy(instance, worker) or core.now() >= due
+  until before ~= 0 and entered(instance, worker) == before or core.now() >= due
   return nil, "busy"
 end
 
