@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "bare.h"
 #include "base/errors.h"
 
 enum {
@@ -95,7 +96,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) {
   return b != 0 && b < a ? b : a;
 }
 
-static void schedule(sd_conn *c) {
+void sd_conn_schedule(sd_conn *c) {
   if (c->state == SD_CONN_CLOSED) return; /* its memory may go before the timer fires */
   uint64_t due = earlier(c->read_deadline, earlier(c->write_deadline, c->life_deadline));
   due = earlier(due, earlier(c->pace_deadline, c->header_deadline));
@@ -104,14 +105,9 @@ static void schedule(sd_conn *c) {
   if (!sd_timer_armed(&c->timer) || c->timer.when > due) sd_loop_arm(c->loop, &c->timer, due);
 }
 
-void sd_conn_set_read_deadline(sd_conn *c, uint64_t when) {
-  c->read_deadline = when;
-  if (when != 0) schedule(c);
-}
-
 void sd_conn_set_life_deadline(sd_conn *c, uint64_t when) {
   c->life_deadline = when;
-  if (when != 0) schedule(c);
+  if (when != 0) sd_conn_schedule(c);
 }
 
 /* ---- slow peers ---- */
@@ -129,7 +125,7 @@ static sd_pace_look look_at(const sd_conn *c) {
 static void next_period(sd_conn *c) {
   bool wanted = c->limits->min_bytes > 0 && c->state == SD_CONN_OPEN;
   c->pace_deadline = wanted ? sd_loop_now(c->loop) + c->limits->min_after : 0;
-  if (wanted) schedule(c);
+  if (wanted) sd_conn_schedule(c);
 }
 
 void sd_conn_watch_pace(sd_conn *c) {
@@ -147,21 +143,21 @@ static bool is_too_slow(sd_conn *c) {
 void sd_conn_begin_header(sd_conn *c) {
   if (c->headed || c->header_deadline != 0 || c->limits->header == 0) return;
   c->header_deadline = sd_loop_now(c->loop) + c->limits->header;
-  schedule(c);
+  sd_conn_schedule(c);
 }
 
 void sd_conn_retime_header(sd_conn *c, uint32_t old) {
   uint32_t ms = c->limits->header;
   if (c->header_deadline == 0) return;
   c->header_deadline = ms == 0 ? 0 : c->header_deadline - old + ms;
-  schedule(c);
+  sd_conn_schedule(c);
 }
 
 static void set_write_deadline(sd_conn *c) {
   uint32_t ms = c->write;
   if (ms == 0 && c->state != SD_CONN_OPEN) ms = FLUSH_AT_MOST;
   c->write_deadline = ms == 0 ? 0 : sd_loop_now(c->loop) + ms;
-  schedule(c);
+  sd_conn_schedule(c);
 }
 
 void sd_conn_set_write_timeout(sd_conn *c, uint32_t ms) {
@@ -247,7 +243,7 @@ static void begin_linger(sd_conn *c) {
   c->read_deadline = 0;
   c->write_deadline = sd_loop_now(c->loop) + LINGER;
   c->linger_limit = c->bytes_in + LINGER_BYTES;
-  schedule(c);
+  sd_conn_schedule(c);
   linger(c);
 }
 
@@ -277,7 +273,7 @@ static void progress(sd_conn *c, size_t n) {
 
 static ssize_t send_some(sd_conn *c, const char *bytes, size_t length) {
   ssize_t n;
-  do n = send(c->source.fd, bytes, length, MSG_NOSIGNAL);
+  do n = sd_bare_send(c->source.fd, bytes, length);
   while (n < 0 && errno == EINTR);
   if (n >= 0) {
     progress(c, (size_t)n);
@@ -407,7 +403,7 @@ bool sd_conn_tired(sd_conn *c) {
   }
   if (c->spent < SHARE) return false;
   c->tired = true;
-  schedule(c);
+  sd_conn_schedule(c);
   return true;
 }
 
@@ -426,7 +422,7 @@ ssize_t sd_conn_receive(sd_conn *c, char *into, size_t size) {
   if (c->eof || (c->deaf && c->state == SD_CONN_OPEN)) return 0;
   if (!c->readable || sd_conn_tired(c)) return -EAGAIN;
   ssize_t n;
-  do n = recv(c->source.fd, into, size, 0);
+  do n = sd_bare_recv(c->source.fd, into, size);
   while (n < 0 && errno == EINTR);
   if (n > 0) {
     if ((size_t)n < size) c->readable = c->hangup; /* the rest will be an event */
@@ -525,13 +521,13 @@ static void on_timer(sd_timer *timer) {
   if (c->tired) {
     c->tired = false;
     c->spent = 0;
-    schedule(c); /* a deadline that is due too has the next turn */
+    sd_conn_schedule(c); /* a deadline that is due too has the next turn */
     go_on(c);
   } else if (due(&c->read_deadline, now)) {
-    schedule(c);
+    sd_conn_schedule(c);
     c->events->on_deadline(c); /* last: it may run a handler, and that may end it */
   } else {
-    schedule(c);
+    sd_conn_schedule(c);
   }
 }
 

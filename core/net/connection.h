@@ -139,8 +139,15 @@ bool sd_conn_tired(sd_conn *conn);
 void sd_conn_count(sd_conn *conn);
 void sd_conn_count_read(sd_conn *conn); /* that one was the peer's */
 
-/* Waits for the peer until then (loop time; 0: for ever). */
-void sd_conn_set_read_deadline(sd_conn *conn, uint64_t when);
+/* Sees to it that the timer is armed for the first of the deadlines, or before it. */
+void sd_conn_schedule(sd_conn *conn);
+
+/* Waits for the peer until then (loop time; 0: for ever). Nearly always the timer is armed
+ * for an earlier moment: then it is not moved. */
+static inline void sd_conn_set_read_deadline(sd_conn *conn, uint64_t when) {
+  conn->read_deadline = when;
+  if (when != 0 && (!sd_timer_armed(&conn->timer) || conn->timer.when > when)) sd_conn_schedule(conn);
+}
 
 /* So long may what is queued stand still, from now on. */
 void sd_conn_set_write_timeout(sd_conn *conn, uint32_t ms);

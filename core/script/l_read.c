@@ -46,6 +46,7 @@ static void give_back(l_conn *c, sd_buffer held, size_t used) {
   if (used > 0) sd_buffer_consume(&held, used);
   if (c->conn.state != SD_CONN_OPEN) sd_buffer_free(&held);
   c->conn.in = held;
+  if (sd_buffer_length(&unread) == 0) return;
   sd_buffer_prepend(&c->conn.in, sd_buffer_bytes(&unread), sd_buffer_length(&unread));
   sd_buffer_free(&unread);
 }
@@ -315,8 +316,17 @@ static bool set_deadline(l_conn *c) {
   return true;
 }
 
-/* Runs the operation in c->op for the running task. */
-static int perform(lua_State *L, l_conn *c, sd_task *task) {
+/* Nothing has come, nothing is held and nobody is to be told anything: as most reads find
+ * it, who answer the message before. */
+static bool finds_nothing(const l_conn *c) {
+  const sd_conn *conn = &c->conn;
+  if (conn->readable || conn->eof || conn->deaf || conn->state != SD_CONN_OPEN) return false;
+  if (sd_buffer_length(&conn->in) > 0 || c->draining || c->op.follow || c->op.mail) return false;
+  return c->op.kind != READ_FRAME || c->op.frame.shape != SD_FRAME_EXACT || c->op.frame.exact > 0;
+}
+
+/* What can be had at once: values pushed, or 0. */
+static int try_now(lua_State *L, l_conn *c) {
   bool tired = c->conn.state == SD_CONN_OPEN && sd_conn_tired(&c->conn);
   int n = 0;
   /* Before the first byte of the next message is looked at: a sender without end
@@ -329,6 +339,12 @@ static int perform(lua_State *L, l_conn *c, sd_task *task) {
     n = try_op(c, L);
   if (n == 0 && may_interrupt(c)) n = say_shutdown(c, L);
   if (n == 0 && c->op.mail && c->has_mail) n = say_message(c, L, false);
+  return n;
+}
+
+/* Runs the operation in c->op for the running task. */
+static int perform(lua_State *L, l_conn *c, sd_task *task) {
+  int n = finds_nothing(c) ? 0 : try_now(L, c);
   if (n == 0 && !set_deadline(c)) n = give_up(c, L, SD_ETIMEOUT, SIZE_MAX);
   if (n > 0) {
     forget_needle(&c->op);
@@ -460,13 +476,27 @@ static int perform_as(lua_State *L, l_conn *c, const read_op *op, const char *wh
   return perform(L, c, task);
 }
 
+/* Messages that lie in the buffer already, as those of a sender do that does not wait for
+ * answers: no operation is begun for them. */
+static bool holds(l_conn *c, double n) {
+  if (!(n >= 1) || n > (double)sd_buffer_length(&c->conn.in) || n > (double)c->conn.limits->frame) return false;
+  if (c->reader != NULL || sd_l_conn_taken(c) || c->conn.state != SD_CONN_OPEN) return false;
+  return !sd_conn_tired(&c->conn);
+}
+
 static int read_exactly(lua_State *L, l_conn *c) {
   double n = lua_tonumber(L, 2);
+  bool plain = lua_gettop(L) == 2;
+  if (plain && holds(c, n)) {
+    sd_task_here(L, "conn:read");
+    push_held(c, L, (size_t)n, (size_t)n);
+    return succeed(c);
+  }
   luaL_argcheck(L, n >= 0, 2, "a count of bytes is not negative");
   size_t limit = c->conn.limits->frame;
   read_op op = { .kind = READ_FRAME, .cap = CAP_FRAME, .max = limit, .timeout = -1 };
   op.frame = sd_frame_exact(n < 4e9 ? (size_t)n : (size_t)4e9);
-  take_options(L, 3, &op);
+  if (!plain) take_options(L, 3, &op);
   if (op.frame.exact > op.max) {
     c->stopped = SD_ELIMIT;
     sd_l_conn_happened(c, L_READ, (uint32_t)SD_ELIMIT);
@@ -647,9 +677,15 @@ static int l_read_message(lua_State *L) {
 
 /* ---- iterators: a closure over the connection and its standing order ---- */
 
+typedef struct {
+  l_conn *conn; /* an upvalue of the closure too, that it stays */
+  read_op op;
+} order;
+
 static int next_step(lua_State *L) {
-  l_conn *c = lua_touserdata(L, lua_upvalueindex(1));
-  const read_op *op = lua_touserdata(L, lua_upvalueindex(2));
+  const order *standing = lua_touserdata(L, lua_upvalueindex(1));
+  l_conn *c = standing->conn;
+  const read_op *op = &standing->op;
   if (op->lent != NULL) sd_l_lent_give_back(op->lent);
   if (c->reader != NULL || sd_l_conn_taken(c)) {
     c->stopped = SD_EBUSY;
@@ -660,20 +696,20 @@ static int next_step(lua_State *L) {
 }
 
 static int order_gc(lua_State *L) {
-  const read_op *op = lua_touserdata(L, 1);
-  if (op->lent != NULL) sd_vm_unanchor(op->lent);
+  const order *standing = lua_touserdata(L, 1);
+  if (standing->op.lent != NULL) sd_vm_unanchor(standing->op.lent);
   return 0;
 }
 
 static int push_iterator(lua_State *L, const read_op *op) {
-  lua_pushvalue(L, 1);
-  read_op *standing = lua_newuserdata(L, sizeof *standing);
-  *standing = *op;
-  standing->iterator = true;
+  order *standing = lua_newuserdata(L, sizeof *standing);
+  *standing = (order){ .conn = sd_l_conn_check(L, 1), .op = *op };
+  standing->op.iterator = true;
   if (op->lent != NULL) {
     luaL_getmetatable(L, "sockdrawer.order");
     lua_setmetatable(L, -2);
   }
+  lua_pushvalue(L, 1);
   lua_pushcclosure(L, next_step, 2);
   return 1;
 }

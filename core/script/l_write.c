@@ -142,13 +142,18 @@ static int put(lua_State *L, l_conn *c, int index) {
   return sd_conn_write(&c->conn, bytes, length);
 }
 
-static int put_all(lua_State *L, l_conn *c, int first, int last) {
-  int err = 0;
-  for (int i = first; i <= last && !err; i++) err = put(L, c, i);
+/* After a write: what is much goes out at once. */
+static int settle(l_conn *c, int err) {
   size_t queued = sd_conn_queued(&c->conn);
   if (queued >= SD_CONN_GATHER || queued >= c->conn.limits->write_high) sd_conn_flush(&c->conn);
   sd_conn_count(&c->conn);
   return err ? err : c->conn.err;
+}
+
+static int put_all(lua_State *L, l_conn *c, int first, int last) {
+  int err = 0;
+  for (int i = first; i <= last && !err; i++) err = put(L, c, i);
+  return settle(c, err);
 }
 
 /* ---- waiting ---- */
@@ -299,9 +304,23 @@ static int write_arguments(lua_State *L, l_conn *c) {
   return written(L, c, put_all(L, c, 2, lua_gettop(L)));
 }
 
+static bool takes_more(const l_conn *c) {
+  if (c->writers != NULL || sd_l_conn_taken(c) || c->conn.state != SD_CONN_OPEN || c->conn.err != 0) return false;
+  return sd_conn_queued(&c->conn) <= c->conn.limits->write_high;
+}
+
+/* One string, and room for it: what nearly every write is. */
+static int write_string(lua_State *L, l_conn *c) {
+  size_t length;
+  const char *bytes = lua_tolstring(L, 2, &length);
+  return written(L, c, settle(c, sd_conn_write(&c->conn, bytes, length)));
+}
+
 static int l_write(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
-  if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TSTRING) check_arguments(L);
+  bool plain = lua_gettop(L) == 2 && lua_type(L, 2) == LUA_TSTRING;
+  if (plain && takes_more(c)) return write_string(L, c);
+  if (!plain) check_arguments(L);
   return write_arguments(L, c);
 }
 

@@ -170,15 +170,21 @@ static void forget_wait(sd_task *task) {
   task->state = SD_TASK_RUNNING;
 }
 
+/* Whether a wait of ours ended the stretch; who resumed it inside has passed the mark on. */
+static bool has_begun_to_wait(const sd_task *task) {
+  if (task->state != SD_TASK_WAITING) return false;
+  if (task->direct) return true;
+  return lua_gettop(task->co) > 0 && lua_touserdata(task->co, -1) == &waits;
+}
+
 static void settle_yield(sd_task *task) {
-  lua_State *co = task->co;
-  if (lua_gettop(co) < 1 || lua_touserdata(co, -1) != &waits || task->state != SD_TASK_WAITING) {
-    lua_settop(co, 0);
+  bool waits_now = has_begun_to_wait(task);
+  if (!task->direct || !waits_now) lua_settop(task->co, 0);
+  if (!waits_now) {
     forget_wait(task);
     fail(task, "coroutine.yield outside a coroutine of your own: nobody would resume it");
     return;
   }
-  lua_pop(co, 1);
   if (task->doomed) sd_task_drop(task);
 }
 
@@ -227,7 +233,7 @@ static void finish_wait(sd_task *task) {
   task->sleeping = task->interruptible = false;
   task->unwait = NULL;
   task->waiting_for = NULL;
-  sd_timers_disarm(&sd_the_vm.loop.timers, &task->timer);
+  if (sd_timer_armed(&task->timer)) sd_timers_disarm(&sd_the_vm.loop.timers, &task->timer);
 }
 
 void sd_task_wake(sd_task *task, int n) {
@@ -378,7 +384,8 @@ int sd_task_wait(lua_State *L, sd_task *task, void *waiting_for, void (*unwait)(
   task->waiting_for = waiting_for;
   task->unwait = unwait;
   task->since = sd_loop_now(&sd_the_vm.loop);
-  lua_settop(L, 0);
+  task->direct = L == task->co;
+  if (task->direct) return lua_yield(L, 0);
   lua_pushlightuserdata(L, &waits);
   return lua_yield(L, 1);
 }

@@ -59,6 +59,7 @@ struct sd_task {
   uint64_t since;                      /* loop time: when its last wait began */
   uint16_t pending;                    /* values on co for the resume to come */
   uint8_t state;
+  bool direct;        /* it waits in its own coroutine, and not in one that it has resumed */
   bool doomed;        /* to be dropped at its next wait */
   bool sleeping;      /* its timer is no failure: it slept to the end */
   bool interruptible; /* draining ends its wait */

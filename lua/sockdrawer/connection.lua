@@ -11,13 +11,11 @@ local post = require "sockdrawer.messages.post"
 
 local methods, field = core.connection_methods, core.connection_field
 
--- Not compiled: what calls methods of C is not either, and going from one into the other costs more than this.
 local function index(conn, key)
   local method = methods[key]
   if method ~= nil then return method end
   return field(conn, key)
 end
-jit.off(index)
 core.connection_class.__index = index
 
 local INSTEAD = {
