@@ -98,16 +98,34 @@ static uint64_t earlier(uint64_t a, uint64_t b) {
 
 void sd_conn_schedule(sd_conn *c) {
   if (c->state == SD_CONN_CLOSED) return; /* its memory may go before the timer fires */
-  uint64_t due = earlier(c->read_deadline, earlier(c->write_deadline, c->life_deadline));
-  due = earlier(due, earlier(c->pace_deadline, c->header_deadline));
+  const sd_conn_terms *terms = sd_conn_terms_of(c);
+  uint64_t due = earlier(c->read_deadline, earlier(c->write_deadline, terms->life));
+  due = earlier(due, earlier(terms->pace, terms->header));
   if (c->tired) due = sd_loop_now(c->loop);
   if (due == 0) return; /* an armed timer may fire in vain, once */
   if (!sd_timer_armed(&c->timer) || c->timer.when > due) sd_loop_arm(c->loop, &c->timer, due);
 }
 
+const sd_conn_terms sd_conn_no_terms;
+
+/* To be written to. */
+static sd_conn_terms *own_terms(sd_conn *c) {
+  if (c->terms == NULL) c->terms = calloc(1, sizeof *c->terms);
+  if (c->terms == NULL) abort(); /* without its deadlines it could stay for ever: let the worker be replaced */
+  return c->terms;
+}
+
 void sd_conn_set_life_deadline(sd_conn *c, uint64_t when) {
-  c->life_deadline = when;
+  if (when != 0 || c->terms != NULL) own_terms(c)->life = when;
   if (when != 0) sd_conn_schedule(c);
+}
+
+void sd_conn_set_owner_deadline(sd_conn *c, uint64_t when) {
+  if (when != 0 || c->terms != NULL) own_terms(c)->owner = when;
+}
+
+void sd_conn_unwatch(const sd_conn *c) {
+  if (c->terms != NULL) c->terms->pace = c->terms->header = 0;
 }
 
 /* ---- slow peers ---- */
@@ -124,32 +142,32 @@ static sd_pace_look look_at(const sd_conn *c) {
 /* Watching goes on, or ends where the limits have changed. */
 static void next_period(sd_conn *c) {
   bool wanted = c->limits->min_bytes > 0 && c->state == SD_CONN_OPEN;
-  c->pace_deadline = wanted ? sd_loop_now(c->loop) + c->limits->min_after : 0;
+  if (wanted || c->terms != NULL) own_terms(c)->pace = wanted ? sd_loop_now(c->loop) + c->limits->min_after : 0;
   if (wanted) sd_conn_schedule(c);
 }
 
 void sd_conn_watch_pace(sd_conn *c) {
-  c->pace.before = look_at(c);
   next_period(c);
+  if (c->terms != NULL) c->terms->measure.before = look_at(c);
 }
 
 static bool is_too_slow(sd_conn *c) {
   sd_pace_look now = look_at(c);
-  bool slow = sd_pace_too_slow(&c->pace, &now, c->limits->min_bytes);
+  bool slow = sd_pace_too_slow(&c->terms->measure, &now, c->limits->min_bytes);
   next_period(c);
-  return slow && c->pace_deadline != 0;
+  return slow && c->terms->pace != 0;
 }
 
 void sd_conn_begin_header(sd_conn *c) {
-  if (c->headed || c->header_deadline != 0 || c->limits->header == 0) return;
-  c->header_deadline = sd_loop_now(c->loop) + c->limits->header;
+  if (c->headed || c->limits->header == 0 || sd_conn_terms_of(c)->header != 0) return;
+  own_terms(c)->header = sd_loop_now(c->loop) + c->limits->header;
   sd_conn_schedule(c);
 }
 
 void sd_conn_retime_header(sd_conn *c, uint32_t old) {
   uint32_t ms = c->limits->header;
-  if (c->header_deadline == 0) return;
-  c->header_deadline = ms == 0 ? 0 : c->header_deadline - old + ms;
+  if (sd_conn_terms_of(c)->header == 0) return;
+  c->terms->header = ms == 0 ? 0 : c->terms->header - old + ms;
   sd_conn_schedule(c);
 }
 
@@ -175,14 +193,20 @@ static void forget_dirty(sd_conn *c) {
   c->dirty = false;
 }
 
+void sd_conn_discard(sd_conn *c) {
+  if (c->source.fd >= 0) close(c->source.fd);
+  c->source.fd = -1;
+  sd_buffer_free(&c->in);
+  sd_buffer_free(&c->out);
+  free(c->terms);
+  c->terms = NULL;
+}
+
 static void let_go(sd_conn *c) {
   enter(c, SD_CONN_CLOSED);
   sd_timers_disarm(&c->loop->timers, &c->timer);
   forget_dirty(c);
-  close(c->source.fd);
-  c->source.fd = -1;
-  sd_buffer_free(&c->in);
-  sd_buffer_free(&c->out);
+  sd_conn_discard(c);
 }
 
 /* close(2) takes it out of the epoll too: no one else holds the descriptor. */
@@ -221,7 +245,8 @@ static void linger(sd_conn *c) {
     ssize_t n = sd_conn_receive(c, c->loop->waste, SD_LOOP_SCRATCH);
     if (n == -EAGAIN) return;
     if (n == 0 && carries(c)) return; /* who carries it hangs up when that is done */
-    if (n <= 0 || c->bytes_in >= c->linger_limit) break;
+    if (n <= 0 || n >= c->linger_left) break;
+    c->linger_left -= (uint32_t)n;
   }
   close_now(c);
 }
@@ -242,7 +267,7 @@ static void begin_linger(sd_conn *c) {
   sd_buffer_free(&c->in);
   c->read_deadline = 0;
   c->write_deadline = sd_loop_now(c->loop) + LINGER;
-  c->linger_limit = c->bytes_in + LINGER_BYTES;
+  c->linger_left = LINGER_BYTES;
   sd_conn_schedule(c);
   linger(c);
 }
@@ -318,19 +343,12 @@ void sd_conn_lose(sd_conn *c, int err, bool reads) {
 
 /* Most gather a little, send it and are done, one after the other: they share one block. */
 static void borrow_spare(sd_conn *c) {
-  if (c->out.capacity > 0) return;
-  c->out = c->loop->spare;
-  c->loop->spare = (sd_buffer){ 0 };
+  sd_buffer_hand_on(&c->loop->spare, &c->out);
 }
 
 static void consume_sent(sd_conn *c, size_t n) {
-  sd_buffer *spare = &c->loop->spare;
-  if (n < sd_conn_queued(c) || spare->capacity > 0 || c->out.capacity > SPARE) {
-    sd_buffer_consume(&c->out, n);
-    return;
-  }
-  *spare = (sd_buffer){ .data = c->out.data, .capacity = c->out.capacity };
-  c->out = (sd_buffer){ 0 };
+  if (n == sd_conn_queued(c) && sd_buffer_capacity(&c->out) <= SPARE) sd_buffer_hand_on(&c->out, &c->loop->spare);
+  sd_buffer_consume(&c->out, n);
 }
 
 void sd_conn_flush(sd_conn *c) {
@@ -415,7 +433,7 @@ void sd_conn_count_read(sd_conn *c) {
   sd_conn_count(c);
   c->messages++;
   c->headed = true;
-  c->header_deadline = 0;
+  if (c->terms != NULL) c->terms->header = 0;
 }
 
 ssize_t sd_conn_receive(sd_conn *c, char *into, size_t size) {
@@ -494,6 +512,14 @@ static void go_on(sd_conn *c) {
   if (c->state == SD_CONN_OPEN) c->events->on_readable(c);
 }
 
+static sd_end ended_by_terms(sd_conn *c, uint64_t now) {
+  sd_conn_terms *terms = c->terms;
+  if (due(&terms->life, now)) return SD_END_LIFETIME;
+  if (due(&terms->header, now) && c->state == SD_CONN_OPEN) return SD_END_HANDSHAKE;
+  if (due(&terms->pace, now) && is_too_slow(c)) return SD_END_MIN_RATE;
+  return SD_END_NONE;
+}
+
 static void on_timer(sd_timer *timer) {
   sd_conn *c = (sd_conn *)((char *)timer - offsetof(sd_conn, timer));
   uint64_t now = sd_loop_now(c->loop);
@@ -506,16 +532,9 @@ static void on_timer(sd_timer *timer) {
       close_now(c);
     return;
   }
-  if (due(&c->life_deadline, now)) {
-    break_off(c, SD_ECLOSED, SD_END_LIFETIME);
-    return;
-  }
-  if (due(&c->header_deadline, now) && c->state == SD_CONN_OPEN) {
-    break_off(c, SD_ECLOSED, SD_END_HANDSHAKE);
-    return;
-  }
-  if (due(&c->pace_deadline, now) && is_too_slow(c)) {
-    break_off(c, SD_ECLOSED, SD_END_MIN_RATE);
+  sd_end why = c->terms != NULL ? ended_by_terms(c, now) : SD_END_NONE;
+  if (why != SD_END_NONE) {
+    break_off(c, SD_ECLOSED, why);
     return;
   }
   if (c->tired) {

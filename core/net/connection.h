@@ -70,35 +70,44 @@ typedef struct {
   bool (*gets_on)(sd_conn *conn);
 } sd_conn_events;
 
+/* Deadlines that few connections have. Loop time; 0: none. */
+typedef struct {
+  uint64_t life, pace, header;
+  uint64_t owner; /* for all the waits of its owner, and kept for it here */
+  sd_pace measure;
+} sd_conn_terms;
+
+/* What each message looks at comes first, together: with many connections the time goes
+ * into fetching them. */
 struct sd_conn {
   sd_source source;
-  sd_timer timer; /* one for all deadlines, moved lazily */
   sd_loop *loop;
   const sd_conn_events *events;
   const sd_conn_limits *limits;
   sd_buffer in, out;
-  sd_conn *next_dirty;
-  struct sd_pipe *pipe;                                  /* while joined to another (pipe.h) */
-  uint64_t read_deadline, write_deadline, life_deadline; /* loop time; 0: none */
-  uint64_t pace_deadline, header_deadline;               /* likewise */
-  uint64_t deadline;                                     /* the owner's, for all its waits; kept for it here */
-  uint64_t opened, active;                               /* loop time */
-  uint64_t bytes_in, bytes_out, linger_limit;
-  uint64_t turn; /* when `spent` was last reset */
-  sd_pace pace;
-  uint32_t messages; /* that were read */
-  uint32_t spent;
-  uint32_t idle, write; /* milliseconds; the limits' until changed */
-  int32_t err;          /* what broke it, or 0 */
-  int32_t lost;         /* what its end means; 0: the peer's FIN */
   uint8_t state, end;
   uint8_t awaits;             /* sd_awaits: what a reader waits for */
   bool headed;                /* its first line has come, or what it begins with is no line */
   bool readable, hangup, eof; /* hangup: reading must go on until 0 */
   bool writable, dirty, want_drained, want_fin, fin, tired;
-  bool deaf;         /* reads answer the end, whatever comes */
-  bool reset;        /* it was closed with a reset */
-  uint32_t drain_to; /* want_drained means: down to so many bytes */
+  bool deaf;            /* reads answer the end, whatever comes */
+  bool reset;           /* it was closed with a reset */
+  int32_t err;          /* what broke it, or 0 */
+  int32_t lost;         /* what its end means; 0: the peer's FIN */
+  uint32_t messages;    /* that were read */
+  uint32_t spent;       /* in this turn */
+  uint64_t turn;        /* when that was last reset */
+  uint32_t idle, write; /* milliseconds; the limits' until changed */
+  uint64_t bytes_in, bytes_out;
+  uint64_t active;                        /* loop time */
+  uint64_t read_deadline, write_deadline; /* likewise; 0: none */
+  sd_timer timer;                         /* one for all deadlines, moved lazily */
+  sd_conn *next_dirty;
+  struct sd_pipe *pipe; /* while joined to another (pipe.h) */
+  sd_conn_terms *terms; /* NULL: it has no others */
+  uint64_t opened;      /* loop time */
+  uint32_t drain_to;    /* want_drained means: down to so many bytes */
+  uint32_t linger_left; /* bytes that it may still send while we linger */
   union {
     struct sockaddr any;
     struct sockaddr_in v4;
@@ -138,6 +147,21 @@ bool sd_conn_tired(sd_conn *conn);
  * turn what a few large ones do. */
 void sd_conn_count(sd_conn *conn);
 void sd_conn_count_read(sd_conn *conn); /* that one was the peer's */
+
+/* Its further deadlines, to be read. */
+extern const sd_conn_terms sd_conn_no_terms;
+static inline const sd_conn_terms *sd_conn_terms_of(const sd_conn *conn) {
+  return conn->terms != NULL ? conn->terms : &sd_conn_no_terms;
+}
+
+/* Its owner's deadline for all its waits, which only the owner looks at. */
+void sd_conn_set_owner_deadline(sd_conn *conn, uint64_t when);
+
+/* Nobody watches its pace or its header any more. */
+void sd_conn_unwatch(const sd_conn *conn);
+
+/* Frees what else it has, if it was never closed. */
+void sd_conn_discard(sd_conn *conn);
 
 /* Sees to it that the timer is armed for the first of the deadlines, or before it. */
 void sd_conn_schedule(sd_conn *conn);

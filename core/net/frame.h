@@ -23,14 +23,14 @@ typedef struct {
   uint8_t width;        /* bytes of the length field */
   bool little;          /* lowest byte first */
   bool includes_header; /* the length counts the header too */
+  bool inclusive;       /* SD_FRAME_NEEDLE: the needle is part of the payload */
   uint16_t at;          /* where the field begins */
   uint16_t header;      /* bytes before the payload */
-  /* SD_FRAME_EXACT */
-  size_t exact;
-  /* SD_FRAME_NEEDLE; lent by the caller, and not empty */
-  const char *needle;
-  size_t needle_len;
-  bool inclusive; /* the needle is part of the payload */
+  union {
+    size_t exact;      /* SD_FRAME_EXACT */
+    size_t needle_len; /* SD_FRAME_NEEDLE */
+  };
+  const char *needle; /* lent by the caller, and not empty */
 } sd_frame;
 
 typedef enum {

@@ -5,9 +5,18 @@
 #include <errno.h>
 #include <unistd.h>
 
+/* With many connections, what belongs to the next ones is in no near cache: it is fetched while
+ * the kernel works for those before. What is fetched in vain does no harm. */
+static void fetch_ahead(const sd_loop *loop, int at) {
+  if (at >= loop->batch_count) return;
+  const char *source = loop->batch[at].data.ptr;
+  for (int line = 0; line < SD_LOOP_FETCH; line++) __builtin_prefetch(source + (ptrdiff_t)line * 64, 1);
+}
+
 static void run_batch(sd_loop *loop) {
   for (loop->batch_at = 0; loop->batch_at < loop->batch_count; loop->batch_at++) {
     struct epoll_event *event = &loop->batch[loop->batch_at];
+    fetch_ahead(loop, loop->batch_at + 1);
     sd_source *source = event->data.ptr;
     if (source != NULL) source->on_events(source, event->events);
   }

@@ -13,7 +13,7 @@
 #include "base/buffer.h"
 #include "timers.h"
 
-enum { SD_LOOP_BATCH = 512, SD_LOOP_SCRATCH = 65536 };
+enum { SD_LOOP_BATCH = 512, SD_LOOP_SCRATCH = 65536, SD_LOOP_FETCH = 9 /* lines of a connection */ };
 
 /* Something with a descriptor in the nested epoll. A member of its owner. */
 typedef struct sd_source sd_source;

@@ -106,7 +106,8 @@ static void on_drained(sd_conn *c) {
 /* Silence counts for the pair: as long as one direction moves, both live. */
 static uint64_t due(const sd_conn *c) {
   uint64_t silence = c->idle ? pipe_of(c)->active + c->idle : 0;
-  if (silence == 0 || (c->deadline != 0 && c->deadline < silence)) return c->deadline;
+  uint64_t owner = sd_conn_terms_of(c)->owner;
+  if (silence == 0 || (owner != 0 && owner < silence)) return owner;
   return silence;
 }
 

@@ -484,7 +484,7 @@ void sd_l_conn_take_limits(l_conn *c, const sd_conn_limits *limits) {
   sd_conn_retime_header(&c->conn, old->header);
   if (c->conn.idle == old->idle) set_idle(c, limits->idle);
   if (c->conn.write == old->write) set_write(c, limits->write);
-  if (c->conn.life_deadline == life) set_lifetime(c, limits->lifetime);
+  if (sd_conn_terms_of(&c->conn)->life == life) set_lifetime(c, limits->lifetime);
   retime(c);
 }
 
@@ -514,12 +514,12 @@ static int l_timeouts(lua_State *L) {
 static int l_deadline(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   if (lua_isboolean(L, 2) && !lua_toboolean(L, 2)) {
-    c->conn.deadline = 0;
+    sd_conn_set_owner_deadline(&c->conn, 0);
   } else {
     double seconds = luaL_checknumber(L, 2);
     uint64_t ms = seconds > 0 ? (uint64_t)((seconds < 4e6 ? seconds : 4e6) * 1000 + 0.999) : 0;
     uv_update_time(&c->conn.loop->uv);
-    c->conn.deadline = sd_loop_now(c->conn.loop) + ms;
+    sd_conn_set_owner_deadline(&c->conn, sd_loop_now(c->conn.loop) + ms);
   }
   if (c->conn.state == SD_CONN_OPEN) retime(c);
   lua_pushboolean(L, 1);
@@ -557,11 +557,12 @@ static void number_field(lua_State *L, const char *key, double value) {
 /* _deadlines() → { wait=, write=, lifetime=, header=, deadline= }: seconds left of those that run. */
 static int l_deadlines(lua_State *L) {
   const l_conn *c = sd_l_conn_check(L, 1);
+  const sd_conn_terms *terms = sd_conn_terms_of(&c->conn);
   const struct {
     const char *name;
     uint64_t when;
   } rows[] = { { "wait", c->conn.read_deadline }, { "write", c->conn.write_deadline },
-    { "lifetime", c->conn.life_deadline }, { "header", c->conn.header_deadline }, { "deadline", c->conn.deadline } };
+    { "lifetime", terms->life }, { "header", terms->header }, { "deadline", terms->owner } };
   double now = (double)sd_loop_now(c->conn.loop);
   lua_newtable(L);
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
@@ -721,10 +722,8 @@ static int l_ending(lua_State *L) {
 
 static int conn_gc(lua_State *L) {
   l_conn *c = lua_touserdata(L, 1);
-  if (c->conn.state != SD_CONN_CLOSED && c->conn.source.fd >= 0) close(c->conn.source.fd);
-  c->conn.source.fd = -1;
-  sd_buffer_free(&c->conn.in);
-  sd_buffer_free(&c->conn.out);
+  sd_conn_discard(&c->conn);
+  sd_l_history_free(&c->history);
   return 0;
 }
 
@@ -780,6 +779,7 @@ void sd_l_connection_register(lua_State *L) {
   lua_setfield(L, -2, "connection_class");
   lua_pushcfunction(L, l_field);
   lua_setfield(L, -2, "connection_field");
+  sd_l_read_register_core(L);
   sd_l_move_register_core(L);
   sd_l_directory_register(L);
 }

@@ -25,31 +25,44 @@ typedef enum { READ_SOME, READ_ALL, READ_FRAME, READ_PEEK, READ_LENT } read_kind
 
 /* A read under way, or the standing order of an iterator. */
 typedef struct {
-  sd_frame frame;
+  uint8_t kind;
+  uint8_t cap;     /* where max comes from */
+  bool interrupt;  /* draining may end it while nothing has arrived */
+  bool follow;     /* newer code may end it there, and who wants to move it */
+  bool driven;     /* the driver of callbacks waits: whatever is buffered goes along */
+  bool mail;       /* a message ends it */
+  bool resumes;    /* what a message interrupted: its time runs on */
+  bool iterator;   /* partial input stays in the buffer, failure is one nil */
+  bool aside;      /* one of several waits, and others may be chosen: it takes nothing, news neither */
   size_t max;      /* of what is returned, in bytes */
-  size_t scanned;  /* sd_frame_cut looked so far already */
   int64_t timeout; /* milliseconds; 0 off; -1: the connection's idle timeout */
   uint64_t due;    /* when that is over, whatever the connection's deadline is; 0: never */
   struct l_lent *lent;
-  uint8_t kind;
-  uint8_t cap;    /* where max comes from */
-  bool interrupt; /* draining may end it while nothing has arrived */
-  bool follow;    /* newer code may end it there, and who wants to move it */
-  bool driven;    /* the driver of callbacks waits: whatever is buffered goes along */
-  bool mail;      /* a message ends it */
-  bool resumes;   /* what a message interrupted: its time runs on */
-  bool iterator;  /* partial input stays in the buffer, failure is one nil */
-  bool aside;     /* one of several waits, and others may be chosen: it takes nothing, news neither */
+  size_t scanned; /* sd_frame_cut looked so far already */
+  sd_frame frame;
 } read_op;
 
 typedef struct write_waiter write_waiter;
 
+/* What each message looks at comes first, as in sd_conn. */
 struct l_conn {
   sd_conn conn; /* first member */
-  sd_task task; /* the handler; over from the start on outbound connections */
   sd_task *reader;
-  read_op op;
   write_waiter *writers;
+  uint32_t time_left;          /* milliseconds that a read had when a message interrupted it; 0: all */
+  int32_t stopped;             /* what ended the last read, 0: nothing did */
+  bool idle_out;               /* it was the idle timeout */
+  bool draining, told;         /* the handler is to be told, was told */
+  bool wanted, asked;          /* somebody waits for it to come between two messages; it was said */
+  bool follows;                /* it has read with `follow` */
+  bool departed;               /* it lives on in another process */
+  bool uncounted;              /* it takes no place of its pool's */
+  bool raw;                    /* somebody else reads and writes: conn:raw */
+  bool has_mail, message_next; /* its mailbox is not empty; the last event was not from there */
+  bool in_directory, handler_over, gone, has_extra, has_on_close;
+  bool presents; /* its transport knows better who the peer is, and where it came to */
+  read_op op;
+  sd_task task; /* the handler; over from the start on outbound connections */
   l_pool *pool; /* NULL: not accepted by a pool */
   l_generation *generation;
   l_carriage *carriage; /* NULL: its descriptor is the peer's */
@@ -61,21 +74,8 @@ struct l_conn {
   uint64_t told_of;   /* the newest generation that a read said "outdated" for */
   lua_State *heir;    /* what the handler's task goes on as when it has ended */
   l_generation *heir_generation;
-  int32_t heir_args;
   int32_t born_loop, born_life; /* 0: here; else it has moved, and its id is from there */
-  uint32_t time_left;           /* milliseconds that a read had when a message interrupted it; 0: all */
-  int32_t stopped;              /* what ended the last read, 0: nothing did */
-  bool idle_out;                /* it was the idle timeout */
-  bool draining, told;          /* the handler is to be told, was told */
-  bool wanted, asked;           /* somebody waits for it to come between two messages; it was said */
-  bool follows;                 /* it has read with `follow` */
-  bool departed;                /* it lives on in another process */
-  bool uncounted;               /* it takes no place of its pool's */
-  bool raw;                     /* somebody else reads and writes: conn:raw */
-  bool has_mail, message_next;  /* its mailbox is not empty; the last event was not from there */
-  bool in_directory, handler_over, gone, has_extra, has_on_close;
   l_history history;
-  bool presents; /* its transport knows better who the peer is, and where it came to */
 };
 
 /* Makes the userdata on top of L, anchored until its descriptor is closed. Takes
@@ -114,7 +114,8 @@ void sd_l_conn_push_peer(lua_State *L, const l_conn *c);
 void sd_l_conn_push_local(lua_State *L, const l_conn *c);
 
 /* ---- l_read.c ---- */
-void sd_l_read_register(lua_State *L); /* adds methods to the table on top */
+void sd_l_read_register(lua_State *L);      /* adds methods to the table on top */
+void sd_l_read_register_core(lua_State *L); /* core.read_iterators */
 void sd_l_read_on_readable(sd_conn *conn);
 void sd_l_read_on_deadline(sd_conn *conn);
 void sd_l_read_fail(l_conn *c, int err);

@@ -31,7 +31,7 @@ static int l_raw(lua_State *L) {
   }
   sd_loop_unwatch(c->conn.loop, &c->conn.source);
   c->raw = c->conn.headed = true;
-  c->conn.pace_deadline = c->conn.header_deadline = 0;
+  sd_conn_unwatch(&c->conn);
   lua_pushinteger(L, fd);
   size_t length = sd_buffer_length(&c->conn.in);
   lua_pushlstring(L, length > 0 ? sd_buffer_bytes(&c->conn.in) : "", length);

@@ -4,29 +4,51 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/errors.h"
 #include "net/connection.h"
 
-static bool same(const l_event *e, l_happening kind, uint32_t about) {
-  return e->kind == kind && e->about == about;
+enum { OLDER = SD_L_HISTORY - 1 };
+
+static bool is_empty(const l_history *history) {
+  return history->last.times == 0;
+}
+
+/* Without memory for it, it is forgotten. */
+static void age(l_history *history) {
+  if (is_empty(history)) return;
+  if (history->older == NULL) history->older = calloc(OLDER, sizeof *history->older);
+  if (history->older == NULL) return;
+  history->older[history->next] = history->last;
+  history->next = (uint8_t)((history->next + 1) % OLDER);
+  if (history->count < OLDER) history->count++;
+}
+
+void sd_l_history_add(l_history *history, const l_event *event) {
+  if (event->times == 0) return;
+  age(history);
+  history->last = *event;
 }
 
 void sd_l_history_note(l_history *history, uint64_t at, l_happening kind, uint32_t about) {
-  l_event *last = &history->events[(history->next + SD_L_HISTORY - 1) % SD_L_HISTORY];
-  if (history->count > 0 && same(last, kind, about)) {
+  l_event *last = &history->last;
+  if (!is_empty(history) && last->kind == kind && last->about == about) {
     last->at = (uint32_t)at;
     if (last->times < UINT16_MAX) last->times++;
     return;
   }
-  history->events[history->next] = (l_event){ .at = (uint32_t)at, .about = about, .times = 1, .kind = (uint8_t)kind };
-  history->next = (uint8_t)((history->next + 1) % SD_L_HISTORY);
-  if (history->count < SD_L_HISTORY) history->count++;
+  sd_l_history_add(history, &(l_event){ .at = (uint32_t)at, .about = about, .times = 1, .kind = (uint8_t)kind });
 }
 
 const l_event *sd_l_history_at(const l_history *history, unsigned i) {
-  if (i >= history->count) return NULL;
-  return &history->events[(history->next + SD_L_HISTORY - history->count + i) % SD_L_HISTORY];
+  if (i < history->count) return &history->older[(history->next + OLDER - history->count + i) % OLDER];
+  return i == history->count && !is_empty(history) ? &history->last : NULL;
+}
+
+void sd_l_history_free(l_history *history) {
+  free(history->older);
+  *history = (l_history){ 0 };
 }
 
 const char *sd_l_history_text(const l_event *event, char *room, unsigned size) {

@@ -28,13 +28,20 @@ typedef struct {
   uint8_t kind;
 } l_event;
 
+/* Zero: nothing has happened. To most only one thing does: that they end. */
 typedef struct {
-  l_event events[SD_L_HISTORY];
-  uint8_t next, count;
+  l_event last;
+  uint8_t next, count; /* of the older ones */
+  l_event *older;      /* a ring, made with the first of them */
 } l_history;
 
 /* Notes it; the same again in a row takes no more room. */
 void sd_l_history_note(l_history *history, uint64_t at, l_happening kind, uint32_t about);
+
+/* Notes what another history had. */
+void sd_l_history_add(l_history *history, const l_event *event);
+
+void sd_l_history_free(l_history *history);
 
 /* The i-th from the oldest that is known, or NULL. */
 const l_event *sd_l_history_at(const l_history *history, unsigned i);

@@ -31,8 +31,7 @@ static int l_restart(lua_State *L) {
   lua_State *co = sd_task_coroutine();
   lua_pushvalue(L, 1);
   lua_insert(L, 4);
-  c->heir_args = lua_gettop(L) - 3;
-  lua_xmove(L, co, c->heir_args + 1);
+  lua_xmove(L, co, lua_gettop(L) - 2);
   c->heir = co;
   c->heir_generation = g;
   task->doomed = true;
@@ -46,7 +45,7 @@ bool sd_l_move_go_on(l_conn *c) {
   c->stopped = 0;
   sd_l_conn_run_on_close(c, SD_END_MOVED);
   sd_l_pool_conn_change(c, c->heir_generation);
-  sd_l_conn_serve(c, co, c->heir_args);
+  sd_l_conn_serve(c, co, lua_gettop(co) - 1);
   return true;
 }
 
@@ -133,6 +132,17 @@ static double until(const l_conn *c, uint64_t when) {
   return when > now ? (double)(when - now) : 1;
 }
 
+/* Its events, one after the other. */
+static void pack_history(lua_State *L, const l_conn *c) {
+  luaL_Buffer bytes;
+  const l_event *e;
+  luaL_buffinit(L, &bytes);
+  for (unsigned i = 0; (e = sd_l_history_at(&c->history, i)) != NULL; i++)
+    luaL_addlstring(&bytes, (const char *)e, sizeof *e);
+  luaL_pushresult(&bytes);
+  lua_setfield(L, -2, "history");
+}
+
 /* _pack() → everything that the other process needs to go on | nil, word. */
 static int l_pack(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
@@ -152,12 +162,11 @@ static int l_pack(lua_State *L) {
   put_number(L, "silent", (double)(now - c->conn.active));
   put_number(L, "idle", c->conn.idle);
   put_number(L, "write", c->conn.write);
-  put_number(L, "life", until(c, c->conn.life_deadline));
+  put_number(L, "life", until(c, sd_conn_terms_of(&c->conn)->life));
   put_number(L, "headcount", c->headcount);
-  put_number(L, "deadline", until(c, c->conn.deadline));
+  put_number(L, "deadline", until(c, sd_conn_terms_of(&c->conn)->owner));
   put_number(L, "messages", c->conn.messages);
-  lua_pushlstring(L, (const char *)&c->history, sizeof c->history);
-  lua_setfield(L, -2, "history");
+  pack_history(L, c);
   put_flag(L, "eof", c->conn.eof);
   put_flag(L, "deaf", c->conn.deaf);
   put_flag(L, "fin", c->conn.fin);
@@ -266,9 +275,11 @@ static void unpack_history(lua_State *L, int index, l_conn *c) {
   size_t length;
   lua_getfield(L, index, "history");
   const char *bytes = lua_tolstring(L, -1, &length);
-  if (bytes != NULL && length == sizeof c->history) memcpy(&c->history, bytes, length);
-  c->history.next %= SD_L_HISTORY;
-  if (c->history.count > SD_L_HISTORY) c->history.count = SD_L_HISTORY;
+  l_event event;
+  for (; bytes != NULL && length >= sizeof event; bytes += sizeof event, length -= sizeof event) {
+    memcpy(&event, bytes, sizeof event);
+    sd_l_history_add(&c->history, &event);
+  }
   lua_pop(L, 1);
 }
 
@@ -287,7 +298,7 @@ static int unpack(lua_State *L, int index, l_conn *c) {
   c->conn.active -= (uint64_t)number_of(L, index, "silent");
   c->conn.idle = (uint32_t)number_of(L, index, "idle");
   c->conn.write = (uint32_t)number_of(L, index, "write");
-  c->conn.deadline = from_now(c, number_of(L, index, "deadline"));
+  sd_conn_set_owner_deadline(&c->conn, from_now(c, number_of(L, index, "deadline")));
   c->headcount = (uint32_t)number_of(L, index, "headcount");
   sd_scoreboard_adopt(sd_the_vm.scoreboard, c->pool->index, c->headcount);
   c->conn.headed = true;

@@ -15,7 +15,8 @@ static void note_stop(const sd_pipe *p) {
   for (int i = 0; i < 2; i++) {
     l_conn *c = (l_conn *)p->side[i].conn;
     c->stopped = p->err ? p->err : SD_ECLOSED;
-    c->idle_out = c->conn.deadline == 0 || c->conn.deadline > sd_loop_now(c->conn.loop);
+    uint64_t owner = sd_conn_terms_of(&c->conn)->owner;
+    c->idle_out = owner == 0 || owner > sd_loop_now(c->conn.loop);
   }
 }
 

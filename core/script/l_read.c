@@ -302,9 +302,15 @@ static int say_message(l_conn *c, lua_State *to, bool waited) {
 /* When the wait is over: the operation's own timeout, or the idle one, and the
  * connection's deadline, whichever is first. False when that is now already. */
 static bool set_deadline(l_conn *c) {
+  if (c->op.timeout < 0 && !c->op.resumes && c->conn.terms == NULL) { /* the idle timeout and nothing else */
+    c->op.due = c->conn.idle > 0 ? sd_loop_now(c->conn.loop) + c->conn.idle : 0;
+    c->idle_out = false;
+    sd_conn_set_read_deadline(&c->conn, c->op.due);
+    return true;
+  }
   /* A turn may have been long, and a short timeout began only now. */
   if (c->op.timeout > 0) uv_update_time(&c->conn.loop->uv);
-  uint64_t now = sd_loop_now(c->conn.loop), when = 0, last = c->conn.deadline;
+  uint64_t now = sd_loop_now(c->conn.loop), when = 0, last = sd_conn_terms_of(&c->conn)->owner;
   int64_t ms = c->op.timeout < 0 ? (int64_t)c->conn.idle : c->op.timeout;
   c->idle_out = false;
   if (c->op.resumes && c->time_left > 0) ms = c->time_left;
@@ -377,7 +383,8 @@ void sd_l_read_on_deadline(sd_conn *conn) {
   conn->readable = true; /* timers come before sockets: it may lie there already */
   int n = try_op(c, c->reader->co);
   if (n == 0) {
-    c->idle_out = c->op.timeout < 0 && (conn->deadline == 0 || conn->deadline > sd_loop_now(conn->loop));
+    uint64_t owner = sd_conn_terms_of(conn)->owner;
+    c->idle_out = c->op.timeout < 0 && (owner == 0 || owner > sd_loop_now(conn->loop));
     n = give_up(c, c->reader->co, SD_ETIMEOUT, SIZE_MAX);
     c->time_left = 0;
   }
@@ -675,17 +682,9 @@ static int l_read_message(lua_State *L) {
   return perform_as(L, c, &op, op.driven ? "a callback" : "conn:event");
 }
 
-/* ---- iterators: a closure over the connection and its standing order ---- */
+/* ---- iterators: lua/sockdrawer/iterators.lua makes them of a step and, where it is no usual one, an order ---- */
 
-typedef struct {
-  l_conn *conn; /* an upvalue of the closure too, that it stays */
-  read_op op;
-} order;
-
-static int next_step(lua_State *L) {
-  const order *standing = lua_touserdata(L, lua_upvalueindex(1));
-  l_conn *c = standing->conn;
-  const read_op *op = &standing->op;
+static int step(lua_State *L, l_conn *c, const read_op *op) {
   if (op->lent != NULL) sd_l_lent_give_back(op->lent);
   if (c->reader != NULL || sd_l_conn_taken(c)) {
     c->stopped = SD_EBUSY;
@@ -695,37 +694,80 @@ static int next_step(lua_State *L) {
   return perform_as(L, c, op, "a read iterator");
 }
 
+/* _next_chunk() */
+static int l_next_chunk(lua_State *L) {
+  static const read_op chunk = {
+    .kind = READ_SOME, .cap = CAP_BUFFER, .timeout = -1, .interrupt = true, .iterator = true
+  };
+  return step(L, sd_l_conn_check(L, 1), &chunk);
+}
+
+static const read_op line = {
+  .kind = READ_FRAME,
+  .cap = CAP_LINE,
+  .timeout = -1,
+  .interrupt = true,
+  .iterator = true,
+  .frame = { .shape = SD_FRAME_LINE },
+};
+
+/* _next_line() */
+static int l_next_line(lua_State *L) {
+  return step(L, sd_l_conn_check(L, 1), &line);
+}
+
+/* _next(order) */
+static int l_next(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  return step(L, c, lua_touserdata(L, 2));
+}
+
 static int order_gc(lua_State *L) {
-  const order *standing = lua_touserdata(L, 1);
-  if (standing->op.lent != NULL) sd_vm_unanchor(standing->op.lent);
+  const read_op *standing = lua_touserdata(L, 1);
+  if (standing->lent != NULL) sd_vm_unanchor(standing->lent);
   return 0;
 }
 
-static int push_iterator(lua_State *L, const read_op *op) {
-  order *standing = lua_newuserdata(L, sizeof *standing);
-  *standing = (order){ .conn = sd_l_conn_check(L, 1), .op = *op };
-  standing->op.iterator = true;
+static void push_order(lua_State *L, const read_op *op) {
+  read_op *standing = lua_newuserdata(L, sizeof *standing);
+  *standing = *op;
+  standing->iterator = true;
   if (op->lent != NULL) {
     luaL_getmetatable(L, "sockdrawer.order");
     lua_setmetatable(L, -2);
   }
+}
+
+/* Functions of Lua's: (conn) and (conn, order) → what a loop calls for each step. */
+static sd_ref makers[3] = { LUA_NOREF, LUA_NOREF, LUA_NOREF };
+enum { CHUNKS, LINES, ORDERED };
+
+static int make(lua_State *L, int which) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, makers[which]);
   lua_pushvalue(L, 1);
-  lua_pushcclosure(L, next_step, 2);
+  if (which == ORDERED) lua_pushvalue(L, -3);
+  lua_call(L, which == ORDERED ? 2 : 1, 1);
   return 1;
+}
+
+static int make_ordered(lua_State *L, const read_op *op) {
+  push_order(L, op);
+  return make(L, ORDERED);
 }
 
 static int l_chunks(lua_State *L) {
   read_op op = some(sd_l_conn_check(L, 1));
+  if (lua_isnoneornil(L, 2)) return make(L, CHUNKS);
   take_options(L, 2, &op);
-  return push_iterator(L, &op);
+  return make_ordered(L, &op);
 }
 
 static int l_lines(lua_State *L) {
-  const l_conn *c = sd_l_conn_check(L, 1);
-  read_op op = { .kind = READ_FRAME, .cap = CAP_LINE, .max = c->conn.limits->line, .timeout = -1, .interrupt = true };
-  sd_frame_named(&op.frame, "l");
+  sd_l_conn_check(L, 1);
+  if (lua_isnoneornil(L, 2)) return make(L, LINES);
+  read_op op = line;
   take_options(L, 2, &op);
-  return push_iterator(L, &op);
+  return make_ordered(L, &op);
 }
 
 static int l_frames(lua_State *L) {
@@ -733,7 +775,7 @@ static int l_frames(lua_State *L) {
   read_op op = framed(L, c, 2);
   op.interrupt = true;
   take_options(L, 3, &op);
-  return push_iterator(L, &op);
+  return make_ordered(L, &op);
 }
 
 static int l_buffers(lua_State *L) {
@@ -742,7 +784,13 @@ static int l_buffers(lua_State *L) {
   take_options(L, 2, &op);
   op.lent = sd_l_lent_new(L);
   sd_vm_anchor(L, op.lent, -1);
-  return push_iterator(L, &op);
+  return make_ordered(L, &op);
+}
+
+/* read_iterators(chunks, lines, ordered) */
+static int l_read_iterators(lua_State *L) {
+  for (int i = CHUNKS; i <= ORDERED; i++) makers[i] = sd_vm_keep(L, i + 1, makers[i]);
+  return 0;
 }
 
 static int l_stopped(lua_State *L) {
@@ -752,6 +800,11 @@ static int l_stopped(lua_State *L) {
   else
     lua_pushstring(L, sd_error_word(c->stopped));
   return 1;
+}
+
+void sd_l_read_register_core(lua_State *L) {
+  lua_pushcfunction(L, l_read_iterators);
+  lua_setfield(L, -2, "read_iterators");
 }
 
 void sd_l_read_register(lua_State *L) {
@@ -766,6 +819,9 @@ void sd_l_read_register(lua_State *L) {
     { "_await_aside", l_await_aside },
     { "_poll", l_poll },
     { "_heard", l_heard },
+    { "_next_chunk", l_next_chunk },
+    { "_next_line", l_next_line },
+    { "_next", l_next },
     { "chunks", l_chunks },
     { "lines", l_lines },
     { "frames", l_frames },

@@ -217,7 +217,7 @@ static void keep_arguments(lua_State *L, write_waiter *w) {
 /* The connection's deadline ends the wait, but not one whose bytes are taken. */
 static void set_deadline(const l_conn *c, const write_waiter *w) {
   sd_loop *loop = c->conn.loop;
-  uint64_t deadline = c->conn.deadline, now = sd_loop_now(loop);
+  uint64_t deadline = sd_conn_terms_of(&c->conn)->owner, now = sd_loop_now(loop);
   if (w->kind == WAIT_FOR_OTHERS) return;
   if (deadline == 0)
     sd_timers_disarm(&loop->timers, &w->task->timer);
@@ -240,7 +240,7 @@ static int wait_as(lua_State *L, l_conn *c, wait_kind kind) {
   while (*tail != NULL) tail = &(*tail)->next;
   *tail = w;
   want_drained(c);
-  if (c->conn.deadline != 0) set_deadline(c, w);
+  if (sd_conn_terms_of(&c->conn)->owner != 0) set_deadline(c, w);
   return sd_task_wait(L, task, c, unwait); /* what is gathered goes out once it waits */
 }
 

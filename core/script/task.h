@@ -40,24 +40,16 @@ typedef enum { SD_TASK_ENDED, SD_TASK_FAILED, SD_TASK_DROPPED } sd_task_end;
 
 struct sd_task {
   sd_owned owned; /* first member: its place with its owner */
-  sd_owner children;
   lua_State *co;
-  sd_task *next_ready;
   void (*unwait)(sd_task *task); /* takes it off what it waits for */
   void *waiting_for;
-  /* Called once, last; `error` is message and traceback of a failed one. */
-  void (*on_end)(sd_task *task, sd_task_end how, const char *error);
-  sd_timer timer;
-  struct sd_task_handle *handle;
+  const void *conn; /* anchor of the connection it works for, or NULL: it may be gone */
+  const char *what; /* that it did last which may wait: "conn:read"; a literal */
+  uint64_t since;   /* loop time: when its last wait began */
   uint64_t serial;
-  uint64_t generation;                 /* of the connection it serves, for the heartbeat */
-  const struct sd_conn_limits *limits; /* of its pool; NULL: none */
-  const void *conn;                    /* anchor of the connection it works for, or NULL: it may be gone */
-  uint32_t pool;                       /* SD_SCOREBOARD_NO_POOL: none */
-  unsigned epoch;                      /* when it started */
-  const char *what;                    /* that it did last which may wait: "conn:read"; a literal */
-  uint64_t since;                      /* loop time: when its last wait began */
-  uint16_t pending;                    /* values on co for the resume to come */
+  uint64_t generation; /* of the connection it serves, for the heartbeat */
+  uint32_t pool;       /* SD_SCOREBOARD_NO_POOL: none */
+  uint16_t pending;    /* values on co for the resume to come */
   uint8_t state;
   bool direct;        /* it waits in its own coroutine, and not in one that it has resumed */
   bool doomed;        /* to be dropped at its next wait */
@@ -67,6 +59,14 @@ struct sd_task {
   bool owns;          /* entries of shared stores, which go when it ends: l_owner.c */
   bool shields;       /* draining tells it, and it tells what it has started */
   bool told;          /* of draining, when it did not wait: its next such wait says so */
+  unsigned epoch;     /* when it started */
+  sd_timer timer;
+  sd_owner children;
+  sd_task *next_ready;
+  /* Called once, last; `error` is message and traceback of a failed one. */
+  void (*on_end)(sd_task *task, sd_task_end how, const char *error);
+  struct sd_task_handle *handle;
+  const struct sd_conn_limits *limits; /* of its pool; NULL: none */
 };
 
 /* A coroutine, spare or new, anchored. Put function and arguments on it. */

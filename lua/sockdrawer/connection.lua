@@ -3,6 +3,7 @@
 
 local core = require "sockdrawer.core"
 
+require "sockdrawer.iterators"
 local carrier = require "sockdrawer.carrier"
 local events = require "sockdrawer.messages.events"
 local migration = require "sockdrawer.migration"

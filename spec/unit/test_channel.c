@@ -157,7 +157,7 @@ static void carries_empty_and_large_messages(void **state) {
   await(&messages, 3);
   assert_int_equal(longest, LARGE);
   assert_string_equal(last, "behind");
-  assert_null(right->in.data); /* nothing is held when nothing waits */
+  assert_null(right->in.block); /* nothing is held when nothing waits */
   free(bytes);
 }
 
