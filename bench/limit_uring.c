@@ -179,8 +179,13 @@ static void set_up(void) {
   for (int i = 0; i < BUFFERS; i++) give_back(i);
 }
 
-static void serve(int listener) {
+/* Where io_uring is forbidden nobody is to find a server that is about to end. */
+static int start(int port) {
   set_up();
+  return listen_on(port);
+}
+
+static void serve(int listener) {
   ask_accept(listener);
   for (;;) {
     struct io_uring_cqe *cqe;
@@ -202,15 +207,15 @@ static void serve(int listener) {
 int main(int argc, char **argv) {
   if (argc < 2) return 2;
   signal(SIGPIPE, SIG_IGN);
-  int port = atoi(argv[1]), processes = argc > 2 ? atoi(argv[2]) : 1, listener = listen_on(port);
+  int port = atoi(argv[1]), processes = argc > 2 ? atoi(argv[2]) : 1;
   pid_t parent = getpid();
   for (int i = 1; i < processes; i++) {
     if (fork() != 0) continue;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) return 1;
-    close(listener);
-    serve(listen_on(port));
+    serve(start(port));
   }
+  int listener = start(port);
   puts("ready");
   fflush(stdout);
   serve(listener);
