@@ -33,6 +33,8 @@ return {
   sockdrawer("sockdrawer read(64)", "frames", "bench/ours/frames.lua"),
   sockdrawer("sockdrawer pipe", "proxy", "handlers/proxy.lua", "-- tcp://127.0.0.1:$UPSTREAM"),
 
+  { name = "io_uring C", plays = "chunks", two = true, build = { "limit_uring", "-luring" },
+    run = "$BUILD/limit_uring $PORT $LOOPS", needs = "pkg-config --exists liburing" },
   { name = "libuv C", plays = "chunks", near = true, build = { "peers/uv", "-luv" }, run = "$BUILD/uv $PORT",
     needs = "pkg-config --exists libuv" },
   { name = "luv callbacks", plays = "chunks", needs = "luajit -e 'require [[luv]]'",
