@@ -21,6 +21,7 @@ local mesh = {
   loops = {}, ---@type table<integer, sockdrawer.Loop> those that can be reached, by number
 }
 
+local by_slot = {} ---@type table<integer, sockdrawer.Loop>
 local answers, leavers, joiners, in_order = {}, {}, {}, {}
 
 --- What is done when another loop asks for `op`: `fn(params, fds, loop) → result | nil, err`.
@@ -66,8 +67,9 @@ end
 local function leave(loop)
   if loop.left then return end
   loop.left = true
-  if mesh.loops[loop.number] == loop then
-    mesh.loops[loop.number] = nil
+  if mesh.loops[loop.number] == loop then mesh.loops[loop.number] = nil end
+  if by_slot[loop.slot] == loop then -- and no successor that was quicker
+    by_slot[loop.slot] = nil
     core.reach(loop.slot, 0)
   end
   tell(leavers, loop)
@@ -93,7 +95,7 @@ function mesh.join(other, fd)
     loop.closed:resolve(true)
   end
   loop.peer = wire.new(core.channel(fd), handlers, nil, in_order)
-  mesh.loops[loop.number] = loop
+  mesh.loops[loop.number], by_slot[loop.slot] = loop, loop
   core.reach(loop.slot, loop.pid)
   tell(joiners, loop)
 end
@@ -111,9 +113,7 @@ end
 ---@param slot integer
 ---@return sockdrawer.Loop|nil
 function mesh.at_slot(slot)
-  for _, loop in pairs(mesh.loops) do
-    if loop.slot == slot then return loop end
-  end
+  return by_slot[slot]
 end
 
 return mesh
