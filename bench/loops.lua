@@ -1,7 +1,7 @@
 -- What grows with the number of loops: the same figures at 1, 2, 4, 16 and 64, in time on a processor and in counts.
 --   luajit bench/loops.lua [--quick]
--- Twice as many loops as processors and more share those there are: what is counted here holds there, what processors
--- cost each other (lines of their caches) does not show. See docs/scaling.md.
+-- Where there are more loops than processors they share those there are: what is counted holds with more, what
+-- processors cost each other does not show. See docs/scaling.md.
 local argparse = require "argparse"
 local json = require "dkjson"
 local machine = require "bench.machine"
@@ -11,7 +11,9 @@ local socket = require "socket"
 local unix = require "socket.unix"
 
 local BINDINGS = { "kernel", "auto", "least_connections", "round_robin", "cpu" }
-local CHURNING, PLACES, IDLE = 64, 8, 400
+local CHURNING, PLACES, IDLE, WARM = 64, 8, 400, 0.08
+
+local COUNTERS = "-I core core/base/scoreboard.c core/base/headcount.c core/base/binding.c core/base/split.c -lpthread"
 
 local server_row = { name = "loops", run = "$SOCKDRAWER bench/ours/loops.lua -c $BUILD/$PORT.sock" }
 
@@ -81,7 +83,7 @@ end
 local function cost(group, n, fn)
   local before, begun = all_used(group), process.now()
   fn()
-  local seconds, after, each = process.now() - begun, all_used(group), { }
+  local seconds, after, each = process.now() - begun, all_used(group), {}
   for key, value in pairs(after) do
     each[key] = (value - before[key] - (group.idle and group.idle[key] or 0) * seconds) / n
   end
@@ -157,12 +159,21 @@ local function settings(group, options)
   add("set: each worker", "µs", each.workers / #group.workers)
 end
 
+-- Code that is run is compiled, in each worker by itself: that is done before.
 local function churn(group, options)
   local load
+  machine.load(group.server, { "churn", "-c", CHURNING, "-d", WARM * #group.workers, "-w", 0 }, "0,1")
   local each = cost(group, 1, function()
     load = machine.load(group.server, { "churn", "-c", CHURNING, "-d", options.seconds, "-w", 0.2 }, "0,1")
   end)
   return each.workers / load.total, each.wakes / load.total
+end
+
+local function counters(loops)
+  local _, out = process.run { args = { machine.folder .. "/admission", tostring(loops) }, timeout = 60 }
+  for binding, ns in out:gmatch "(%S+) (%d+)" do
+    add(("its part in the shared counters, %s"):format(binding), "ns", tonumber(ns))
+  end
 end
 
 local function admission(group, options)
@@ -177,6 +188,7 @@ local function admission(group, options)
   add(("the same at a full pool of %d"):format(PLACES), "µs", us)
   add(("the same at a full pool of %d: wakes"):format(PLACES), "", wakes)
   group.control.call("set", { pool = "echo", values = { max_connections = 20000 } })
+  counters(#group.workers)
 end
 
 -- ---------------------------------------------------------------- between loops
@@ -267,12 +279,10 @@ local function measure(server, loops, options, begun)
   memory(group)
   idle(group, options)
   for _, fn in ipairs { verbs, swaps, settings, messages, admission, split } do fn(group, options) end
-  local before = used(group.supervisor)
   group.control.call "stop"
   local stopping = process.now()
   process.eventually(function() return server.child:wait(0) end, 60)
   add("stop: wall time", "ms", (process.now() - stopping) * 1000)
-  return before
 end
 
 local function with_loops(loops, options)
@@ -299,4 +309,5 @@ end
 local options = parse(arg)
 machine.enter_network(arg, "bench/loops.lua")
 machine.build "load"
+machine.build("admission", COUNTERS)
 main(options)

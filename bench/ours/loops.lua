@@ -1,5 +1,5 @@
--- The server that is asked what grows with the number of loops: an echo, and a pool that is told what to do, a line at a
--- time. "id" says the loop and the id of the connection; "take" makes it answer messages from then on, "trip ID N"
+-- The server that is asked what grows with the number of loops: an echo, and a pool that is told what to do, a line at
+-- a time. "id" says the loop and the id of the connection; "take" makes it answer messages from then on, "trip ID N"
 -- sends it N there and back; "subscribe" makes it take what is published, "publish N" publishes N times.
 local sd = require "sockdrawer"
 
