@@ -26,7 +26,9 @@ describe("the watch over the workers", function()
       end,
       is_traced = ignore,
     })
-    replace("supervisor.holding", { origin = function() return {} end, ask = ignore, answer = function() return "" end })
+    replace("supervisor.holding", {
+      origin = function() return {} end, ask = ignore, answer = function() return "" end,
+    })
     replace("supervisor.memory", { look = ignore })
     replace("supervisor.watch", nil)
   end)
