@@ -30,13 +30,15 @@ function machine.build(source, libraries)
 end
 
 --- Goes on in a network of its own, where nobody else's traffic is, if that is allowed.
-function machine.enter_network(words)
+---@param words string[] the arguments
+---@param program string|nil who goes on: bench/run.lua
+function machine.enter_network(words, program)
   if os.getenv "SOCKDRAWER_BENCH_NETWORK" then return true end
   local enter = "unshare --net --map-root-user "
   if not machine.can(enter .. "ip link set lo up") then return false end
   local quoted = {}
   for i, word in ipairs(words) do quoted[i] = process.quote(word) end
-  local inside = process.quote "ip link set lo up && exec luajit bench/run.lua \"$@\""
+  local inside = process.quote(("ip link set lo up && exec luajit %s \"$@\""):format(program or "bench/run.lua"))
   local status = os.execute(("SOCKDRAWER_BENCH_NETWORK=1 exec %s sh -c %s sh %s"):format(enter, inside,
     table.concat(quoted, " ")))
   os.exit(status == 0 and 0 or 1)
@@ -81,7 +83,8 @@ function machine.start(row, set)
   local child = assert(process.start {
     args = pinned(set.processors, { "/usr/bin/setsid", "/bin/sh", "-c", command }), env = env,
   })
-  local server = { name = row.name, row = row, port = tonumber(env[row.port or "PORT"]), child = child }
+  local server = { name = row.name, row = row, port = tonumber(env[row.port or "PORT"]), child = child,
+    other = tonumber(env.OTHER_PORT) }
   if process.eventually(function() return child:wait(0) or answers(server.port) end, 10) == true then return server end
   machine.stop(server)
   return nil, log

@@ -86,6 +86,38 @@ function report.targets(workloads, results, others)
   end
 end
 
+-- ---------------------------------------------------------------- growth
+
+local function short(value)
+  if not value then return "-" end
+  local size = math.abs(value)
+  return ((size >= 100 or value == 0) and "%.0f" or size >= 10 and "%.1f" or "%.2f"):format(value)
+end
+
+-- The power of n that a figure has grown with over the last two columns: 0 not at all, 1 as n has, 2 as its square.
+local function power(n, values)
+  local last = #n
+  local before, after = values[last - 1], values[last]
+  if not before or not after or before <= 0 or after <= 0 then return "-" end
+  return ("%.1f"):format(math.log(after / before) / math.log(n[last] / n[last - 1]))
+end
+
+--- A table of what grows: a row for each figure, a column for each number of what it grows with.
+---@param n integer[] the heads of the columns
+---@param columns table<string, { value: number, unit: string }>[] by the names of the figures
+---@param names string[] the figures, in order
+function report.growth(n, columns, names)
+  print(("| | | %s | power |\n| --- | --- |%s ---: |"):format(table.concat(n, " | "), (" ---: |"):rep(#n)))
+  for _, name in ipairs(names) do
+    local cells, values, unit = {}, {}, ""
+    for i, column in ipairs(columns) do
+      if column[name] then values[i], unit = column[name].value, column[name].unit end
+      cells[i] = short(values[i])
+    end
+    print(("| %s | %s | %s | %s |"):format(name, unit, table.concat(cells, " | "), power(n, values)))
+  end
+end
+
 -- ---------------------------------------------------------------- the picture
 
 local WIDTH, LABEL, BAR, GAP = 900, 190, 16, 4

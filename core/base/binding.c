@@ -6,6 +6,8 @@
 /* Fewer are not worth the way, and neither is less than a quarter more. */
 enum { WORTH_IT = 16, PART = 4 };
 
+enum { LOOKS = 8 }; /* at others, for an accept that probably stays */
+
 static const char *const names[] = {
   [SD_BINDING_KERNEL] = "kernel",
   [SD_BINDING_AUTO] = "auto",
@@ -20,15 +22,27 @@ int sd_binding_named(const char *name) {
   return -1;
 }
 
-void sd_reach_set(sd_reach *reach, sd_scoreboard_party party) {
+static void forget(sd_reach *reach, uint32_t i) {
+  uint32_t after = --reach->count - i;
+  memmove(&reach->others[i], &reach->others[i + 1], after * sizeof *reach->others);
+  memmove(&reach->loops[i], &reach->loops[i + 1], after * sizeof *reach->loops);
+}
+
+static void insert(sd_reach *reach, sd_scoreboard_party party, int32_t loop) {
+  uint32_t i = reach->count++;
+  for (; i > 0 && reach->loops[i - 1] > loop; i--) {
+    reach->others[i] = reach->others[i - 1];
+    reach->loops[i] = reach->loops[i - 1];
+  }
+  reach->others[i] = party;
+  reach->loops[i] = loop;
+}
+
+void sd_reach_set(sd_reach *reach, sd_scoreboard_party party, int32_t loop) {
   uint32_t i = 0;
   while (i < reach->count && reach->others[i].slot != party.slot) i++;
-  if (party.pid != 0 && i < SD_REACH) {
-    reach->others[i] = party;
-    if (i == reach->count) reach->count++;
-  } else if (party.pid == 0 && i < reach->count) {
-    reach->others[i] = reach->others[--reach->count];
-  }
+  if (i < reach->count) forget(reach, i);
+  if (party.pid != 0 && reach->count < SD_REACH) insert(reach, party, loop);
 }
 
 /* ---- choosing ---- */
@@ -73,10 +87,26 @@ static sd_scoreboard_party fewest(const question *q, bool acceptors_only) {
   return best;
 }
 
+static bool is_worth_it(const question *q, sd_scoreboard_party party) {
+  uint64_t ours = connections(q, ourselves(q)), theirs = connections(q, party);
+  return ours >= theirs + WORTH_IT && ours > theirs + theirs / PART;
+}
+
 static sd_scoreboard_party fewest_if_worth_it(const question *q) {
   sd_scoreboard_party best = fewest(q, true);
-  uint64_t ours = connections(q, ourselves(q)), least = connections(q, best);
-  return ours >= least + WORTH_IT && ours > least + least / PART ? best : ourselves(q);
+  return is_worth_it(q, best) ? best : ourselves(q);
+}
+
+/* Each accept looks at the next few of them. */
+static bool some_are_worth_it(const question *q) {
+  uint32_t count = q->reach->count;
+  uint64_t first = sd_scoreboard_accepted(q->sb, q->pool) * LOOKS;
+  sd_scoreboard_party party;
+  if (connections(q, ourselves(q)) < WORTH_IT) return false;
+  for (uint32_t i = 0; i < count && i < LOOKS; i++)
+    if (candidate(q, 1 + (uint32_t)((first + i) % count), &party) && accepts(q, party) && is_worth_it(q, party))
+      return true;
+  return false;
 }
 
 /* The next higher loop number after the last one, and the lowest after the highest. */
@@ -103,25 +133,27 @@ static sd_scoreboard_party of_loop(const question *q, int32_t loop) {
   return ourselves(q);
 }
 
-static uint32_t lower_loops(const question *q, int32_t loop, uint32_t *all) {
+/* The candidate among the others that has so many others before it. */
+static sd_scoreboard_party other_at(const question *q, uint32_t place) {
   sd_scoreboard_party party;
-  uint32_t lower = 0;
-  *all = 0;
-  for (uint32_t i = 0; i <= q->reach->count; i++) {
-    if (!candidate(q, i, &party)) continue;
-    ++*all;
-    if (loop_of(q, party) < loop) lower++;
-  }
-  return lower;
+  for (uint32_t i = 1; i <= q->reach->count; i++)
+    if (candidate(q, i, &party) && place-- == 0) return party;
+  return ourselves(q);
 }
 
 /* Processors go round the loops, in the order of their numbers. */
 static sd_scoreboard_party of_cpu(const question *q) {
   sd_scoreboard_party party;
-  uint32_t all;
-  for (uint32_t i = 0; q->cpu >= 0 && i <= q->reach->count; i++)
-    if (candidate(q, i, &party) && lower_loops(q, loop_of(q, party), &all) == (uint32_t)q->cpu % all) return party;
-  return ourselves(q);
+  uint32_t all = 1, lower = 0;
+  if (q->cpu < 0) return ourselves(q);
+  for (uint32_t i = 1; i <= q->reach->count; i++) {
+    if (!candidate(q, i, &party)) continue;
+    all++;
+    if (q->reach->loops[i - 1] < loop_of(q, ourselves(q))) lower++;
+  }
+  uint32_t place = (uint32_t)q->cpu % all;
+  if (place == lower) return ourselves(q);
+  return other_at(q, place < lower ? place : place - 1);
 }
 
 static sd_scoreboard_party choose(uint32_t *turn, const void *arg) {
@@ -146,7 +178,7 @@ static sd_scoreboard_party choose(uint32_t *turn, const void *arg) {
 bool sd_binding_matters(const sd_scoreboard *sb, uint32_t pool, const sd_binding *binding, const sd_reach *reach) {
   question q = { sb, pool, binding, reach, -1 };
   if (binding->kind == SD_BINDING_KERNEL || reach->count == 0) return false;
-  return binding->kind != SD_BINDING_AUTO || fewest_if_worth_it(&q).slot != sb->slot;
+  return binding->kind != SD_BINDING_AUTO || some_are_worth_it(&q);
 }
 
 sd_scoreboard_party sd_binding_assign(

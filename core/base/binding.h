@@ -27,16 +27,19 @@ int sd_binding_named(const char *name);
 
 enum { SD_REACH = 1024 };
 
-/* The other processes that this one can hand sockets to. */
+/* The other processes that this one can hand sockets to, by their loops' numbers. */
 typedef struct {
   uint32_t count;
   sd_scoreboard_party others[SD_REACH];
+  int32_t loops[SD_REACH];
 } sd_reach;
 
-/* From now on the process in `slot` is reached under this pid; 0: not any more. */
-void sd_reach_set(sd_reach *reach, sd_scoreboard_party party);
+/* From now on the process in `slot`, which is this loop, is reached under this pid; 0:
+ * not any more. */
+void sd_reach_set(sd_reach *reach, sd_scoreboard_party party, int32_t loop);
 
-/* Whether the policy may choose somebody else. Takes no lock. */
+/* Whether the policy may choose somebody else. Takes no lock. Of very many others the
+ * default policy looks at some each time, so that an accept costs no more for them. */
 bool sd_binding_matters(const sd_scoreboard *sb, uint32_t pool, const sd_binding *binding, const sd_reach *reach);
 
 /* Chooses who serves what we hold a place for, and passes that on (see

@@ -216,20 +216,52 @@ static void unlock(sd_scoreboard_pool *p) {
   pthread_mutex_unlock(&p->mutex);
 }
 
-/* Rings after the lock is given back, since those who wake want it. A process
- * that is killed in between rings nobody; reaping its slot does. */
+/* The slot with the oldest ticket; there is one. */
+static uint32_t first_in_line(const sd_scoreboard *sb, uint32_t pool, uint64_t *oldest) {
+  uint32_t slot = SD_SCOREBOARD_NO_SLOT;
+  for (uint32_t i = 0; i < sb->pools[pool].top; i++) {
+    uint64_t ticket = *ticket_of(sb, pool, i);
+    if (ticket == 0 || (slot != SD_SCOREBOARD_NO_SLOT && ticket > *oldest)) continue;
+    *oldest = ticket;
+    slot = i;
+  }
+  return slot;
+}
+
+/* Whose turn it has become, if nobody has told it yet. */
+static uint32_t note_turn(const sd_scoreboard *sb, uint32_t pool) {
+  sd_scoreboard_pool *p = &sb->pools[pool];
+  uint64_t oldest = 0;
+  uint32_t slot = first_in_line(sb, pool, &oldest);
+  if (oldest == p->told) return SD_SCOREBOARD_NO_SLOT;
+  p->told = oldest;
+  p->told_at = sd_scoreboard_clock();
+  return slot;
+}
+
+/* Tells after the lock is given back, since those who wake want it. A process
+ * that is killed in between tells nobody; reaping its slot does. */
 static void unlock_and_tell(const sd_scoreboard *sb, sd_scoreboard_pool *p) {
-  bool tell = p->waiting && p->total < p->max;
-  if (tell) p->waiting = 0;
+  uint32_t slot = SD_SCOREBOARD_NO_SLOT;
+  bool ring = false;
+  if (p->total < p->max && p->queues > 0) {
+    slot = note_turn(sb, (uint32_t)(p - sb->pools));
+  } else if (p->total < p->max) {
+    ring = p->waiting;
+    p->waiting = 0;
+  }
   unlock(p);
-  if (tell) sd_scoreboard_ring(sb);
+  if (slot != SD_SCOREBOARD_NO_SLOT && sb->tell != NULL)
+    sb->tell(slot);
+  else if (ring || slot != SD_SCOREBOARD_NO_SLOT)
+    sd_scoreboard_ring(sb);
 }
 
 /* Somebody else has waited longer, and may be coming. */
 static bool is_anothers_turn(const sd_scoreboard *sb, uint32_t pool, const sd_claim *claim) {
   const sd_scoreboard_pool *p = &sb->pools[pool];
   if (p->queues == 0 || claim->now > p->room_since + SD_SCOREBOARD_PATIENCE) return false;
-  for (uint32_t i = 0; i < sb->nslots; i++) {
+  for (uint32_t i = 0; i < p->top; i++) {
     uint64_t other = *ticket_of(sb, pool, i);
     if (other != 0 && (claim->ticket == 0 || other < claim->ticket)) return true;
   }
@@ -249,7 +281,7 @@ int sd_scoreboard_claim(sd_scoreboard *sb, uint32_t pool, const sd_claim *claim,
   int err = judge(sb, pool, claim, wait);
   if (err == 0) {
     ++*held(sb, pool, sb->slot);
-    ++p->total;
+    if (++p->total >= p->max) p->told = 0; /* the next place is another turn */
     if (claim->rate.interval != 0) p->bucket = sd_bucket_take(p->bucket, &claim->rate, claim->now);
   } else {
     p->waiting |= err != -EBUSY;
@@ -342,13 +374,22 @@ uint64_t sd_scoreboard_draw(sd_scoreboard *sb, uint32_t pool) {
   return ticket;
 }
 
-/* Rings too when there is room: it may be the next one's turn now. */
+/* Tells too when there is room: it may be the next one's turn now. */
 void sd_scoreboard_wait(sd_scoreboard *sb, uint32_t pool, uint64_t oldest) {
   sd_scoreboard_pool *p = lock(sb, pool);
   uint64_t *mine = ticket_of(sb, pool, sb->slot);
+  if (sb->slot >= p->top) p->top = sb->slot + 1;
   p->queues += (oldest != 0) - (*mine != 0);
   *mine = oldest;
   unlock_and_tell(sb, p);
+}
+
+bool sd_scoreboard_is_forsaken(sd_scoreboard *sb, uint32_t pool, uint64_t now) {
+  sd_scoreboard_pool *p = lock(sb, pool);
+  bool lies = p->total < p->max && p->queues > 0 && p->told != 0 && now > p->told_at + SD_SCOREBOARD_PATIENCE;
+  if (lies) p->told_at = UINT64_MAX - SD_SCOREBOARD_PATIENCE;
+  unlock(p);
+  return lies;
 }
 
 int sd_scoreboard_enter(sd_scoreboard *sb, uint32_t pool, const sd_headcount_key *key,
@@ -439,6 +480,7 @@ static void start_over(sd_scoreboard *sb, uint32_t pool) {
   sd_trial_watch(&p->trial, 0);
   p->bucket = 0;
   p->asked = 0;
+  p->told = 0;
   memset(p->alarms, 0, sizeof p->alarms);
   sd_headcount_clear(headcount(sb, pool), sb->nslots);
 }
@@ -562,6 +604,7 @@ static void give_back(sd_scoreboard *sb, uint32_t pool, uint32_t slot) {
   sd_headcount_reap(headcount(sb, pool), sb->nslots, slot);
   note_room(p, was_full);
   p->waiting = 0; /* the ring that follows is for all */
+  p->told = 0;
   unlock(p);
 }
 

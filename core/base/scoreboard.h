@@ -97,15 +97,21 @@ typedef struct {
   uint64_t bucket;     /* of accepts */
   sd_alarm alarms[SD_SCOREBOARD_ALARMS];
   uint64_t last_ticket;
+  uint64_t told;          /* the ticket whose turn it is, if its slot knows; 0: nobody does */
+  uint64_t told_at;       /* ns */
   _Atomic uint64_t asked; /* connections that a manager was asked about */
   uint32_t queues;        /* slots in which somebody waits */
-  uint32_t waiting;       /* somebody was refused since the last ring */
+  uint32_t top;           /* in none from here on has anybody ever waited */
+  uint32_t waiting;       /* somebody without a ticket was refused since the last ring */
   uint32_t turn;          /* of who got the last one in turn */
   _Atomic uint32_t open;
   /* Written by the supervisor only. */
   _Alignas(SD_SCOREBOARD_LINE) sd_pool_counters base; /* of slots now reaped */
   char name[SD_SCOREBOARD_NAME_MAX];
 } sd_scoreboard_pool;
+
+/* Tells the process in `slot` that it is its turn. */
+typedef void (*sd_scoreboard_teller)(uint32_t slot);
 
 /* This process's view. The pointers lead into the mapping. */
 typedef struct {
@@ -126,6 +132,7 @@ typedef struct {
   char *headcounts;           /* a table for each pool */
   size_t headcount_size;
   uint64_t seed;
+  sd_scoreboard_teller tell; /* NULL: the bell rings for all */
 } sd_scoreboard;
 
 /* Makes mapping and bell; both descriptors are close-on-exec and belong to the
@@ -146,12 +153,13 @@ void sd_scoreboard_ring(const sd_scoreboard *sb);
 /* ---- admission: exact over all processes ---- */
 
 /* Takes one place of the pool in our slot's name. 0, or -EAGAIN when it is
- * full: then the bell will ring once there is room again. */
+ * full: then the bell will ring once there is room again, unless others have tickets. */
 int sd_scoreboard_reserve(sd_scoreboard *sb, uint32_t pool);
 
 /* Places go to who waits longest, over all processes: waiters draw tickets, and each
- * slot tells the oldest of its own. A slot that lets a free place lie for so long is
- * passed over: its process may be stuck. */
+ * slot shows the oldest of its own. Once there is room the slot with the oldest of all
+ * is told, and no other: a ring would wake every process for each place. A slot that
+ * lets a free place lie for so long is passed over: its process may be stuck. */
 #define SD_SCOREBOARD_PATIENCE UINT64_C(20000000) /* ns */
 
 typedef struct {
@@ -173,6 +181,10 @@ uint64_t sd_scoreboard_draw(sd_scoreboard *sb, uint32_t pool);
 
 /* The oldest ticket that waits in our slot; 0: nobody does any more. */
 void sd_scoreboard_wait(sd_scoreboard *sb, uint32_t pool, uint64_t oldest);
+
+/* Whether a slot was told that it is its turn and lets the place lie: then the bell
+ * should ring. True once for each turn. */
+bool sd_scoreboard_is_forsaken(sd_scoreboard *sb, uint32_t pool, uint64_t now);
 
 /* Counts a connection of this network in our slot: see headcount.h. */
 int sd_scoreboard_enter(sd_scoreboard *sb, uint32_t pool, const sd_headcount_key *key,

@@ -95,7 +95,10 @@ int sd_l_binding_refuge(lua_State *L) {
 
 /* reach(slot, pid): sockets can be handed over to that process; pid 0: not any more. */
 static int l_reach(lua_State *L) {
-  sd_reach_set(&reach, (sd_scoreboard_party){ (uint32_t)luaL_checkinteger(L, 1), (int32_t)luaL_checkinteger(L, 2) });
+  const sd_scoreboard *sb = sd_the_vm.scoreboard;
+  uint32_t slot = (uint32_t)luaL_checkinteger(L, 1);
+  luaL_argcheck(L, sb != NULL && slot < sb->nslots, 1, "no slot");
+  sd_reach_set(&reach, (sd_scoreboard_party){ slot, (int32_t)luaL_checkinteger(L, 2) }, sb->slots[slot].loop);
   return 0;
 }
 

@@ -265,13 +265,26 @@ int sd_l_pool_serve(
   return 0;
 }
 
+void sd_l_pool_each(void (*fn)(l_pool *pool)) {
+  for (l_pool *pool = pools, *next; pool != NULL; pool = next) {
+    next = pool->next;
+    fn(pool);
+  }
+}
+
 static void on_bell(sd_source *source, uint32_t events) {
   (void)source;
   (void)events;
-  for (l_pool *pool = pools; pool != NULL; pool = pool->next) sd_l_accept_try(pool);
+  sd_l_pool_each(sd_l_accept_try);
 }
 
 /* ---- the process' part: once ---- */
+
+/* Whoever was to tell us that it is our turn may be stuck. */
+static void look_again(l_pool *pool) {
+  sd_l_alarm_look_again(pool);
+  if (pool->announced != 0) sd_l_accept_try(pool);
+}
 
 static void on_beat(sd_timer *timer) {
   (void)timer;
@@ -279,7 +292,7 @@ static void on_beat(sd_timer *timer) {
   sd_scoreboard_beat(sd_the_vm.scoreboard, now > beat_due ? now - beat_due : 0);
   beat_due = now + (uint64_t)BEAT * 1000000;
   sd_loop_arm(&sd_the_vm.loop, &beat, sd_loop_now(&sd_the_vm.loop) + BEAT);
-  for (l_pool *pool = pools; pool != NULL; pool = pool->next) sd_l_alarm_look_again(pool);
+  sd_l_pool_each(look_again);
   sd_heap_weigh();
 }
 
@@ -293,6 +306,7 @@ static int join_scoreboard(void) {
   err = sd_preempt_begin();
   if (err) return err;
   sd_the_vm.scoreboard = sb;
+  sd_l_turn_begin();
   beat.fire = on_beat;
   beat_due = uv_hrtime();
   on_beat(&beat);

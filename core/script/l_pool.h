@@ -94,6 +94,9 @@ int sd_l_pool_serve(
 /* Makes it one of the pool's connections, served by this generation. */
 void sd_l_pool_join(l_pool *pool, l_generation *g, l_conn *c);
 
+/* Calls fn for every pool here. */
+void sd_l_pool_each(void (*fn)(l_pool *pool));
+
 /* One connection of the generation less; the last one of an old one ends it. */
 void sd_l_pool_leave(l_pool *pool, l_generation *g);
 
@@ -112,6 +115,11 @@ int sd_l_binding_claim(lua_State *L);
 int sd_l_binding_handed(lua_State *L);
 int sd_l_binding_refuge(lua_State *L);
 void sd_l_binding_configure(lua_State *L, int index, sd_binding *binding);
+
+/* ---- l_turn.c: whose turn it is in the line for a place ---- */
+
+/* Has turns told to those whose they are, from now on. */
+void sd_l_turn_begin(void);
 
 /* ---- l_accept.c ---- */
 

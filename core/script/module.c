@@ -15,6 +15,7 @@
 
 void sd_l_channel_register(lua_State *L); /* l_channel.c: channel, line_reader */
 void sd_l_binding_register(lua_State *L); /* l_binding.c: reach, on_hand */
+void sd_l_turn_register(lua_State *L);    /* l_turn.c: on_turn, turn, ring */
 void sd_l_process_register(lua_State *L); /* l_process.c: process, signals */
 void sd_l_work_register(lua_State *L);    /* l_work.c: workshop */
 void sd_luv_register(lua_State *L);       /* luv.c: luv */
@@ -66,6 +67,7 @@ int luaopen_sockdrawer_core(lua_State *L) {
   sd_l_connect_register(L);
   sd_l_pool_register(L);
   sd_l_binding_register(L);
+  sd_l_turn_register(L);
   sd_l_work_register(L);
   sd_luv_register(L);
   sd_heap_register(L);

@@ -21,14 +21,15 @@ local mesh = {
   loops = {}, ---@type table<integer, sockdrawer.Loop> those that can be reached, by number
 }
 
-local answers, leavers, joiners, in_order = {}, {}, {}, {}
+local by_slot = {} ---@type table<integer, sockdrawer.Loop>
+local handlers, leavers, joiners, in_order = {}, {}, {}, {} -- one table of handlers for all peers
 
 --- What is done when another loop asks for `op`: `fn(params, fds, loop) → result | nil, err`.
 ---@param op string
 ---@param fn fun(params: any, fds: integer[], loop: sockdrawer.Loop): any, string|nil
 ---@param at_once boolean|nil it never waits, and is done before what comes next
 function mesh.answer(op, fn, at_once)
-  answers[op] = function(loop, params, fds) return fn(params, fds or {}, loop) end
+  handlers[op] = function(params, fds, peer) return fn(params, fds or {}, peer.owner) end
   in_order[op] = at_once
 end
 
@@ -55,19 +56,12 @@ local function tell(listeners, loop)
   end
 end
 
-local function bound_to(loop)
-  local handlers = {}
-  for op, answer in pairs(answers) do
-    handlers[op] = function(params, fds) return answer(loop, params, fds) end
-  end
-  return handlers
-end
-
 local function leave(loop)
   if loop.left then return end
   loop.left = true
-  if mesh.loops[loop.number] == loop then
-    mesh.loops[loop.number] = nil
+  if mesh.loops[loop.number] == loop then mesh.loops[loop.number] = nil end
+  if by_slot[loop.slot] == loop then -- and no successor that was quicker
+    by_slot[loop.slot] = nil
     core.reach(loop.slot, 0)
   end
   tell(leavers, loop)
@@ -79,6 +73,13 @@ local function succeed(predecessor)
   leave(predecessor)
 end
 
+handlers.failed = complain
+
+function handlers.closed(peer)
+  leave(peer.owner)
+  peer.owner.closed:resolve(true)
+end
+
 --- Another worker can be reached through `fd`.
 ---@param other { loop: integer, slot: integer, pid: integer }
 ---@param fd integer|nil
@@ -86,14 +87,9 @@ function mesh.join(other, fd)
   if not fd then return end -- it was sent, but there was no room for it here
   if mesh.loops[other.loop] then succeed(mesh.loops[other.loop]) end
   local loop = { number = other.loop, slot = other.slot, pid = other.pid, closed = sync.promise() }
-  local handlers = bound_to(loop)
-  handlers.failed = complain
-  function handlers.closed()
-    leave(loop)
-    loop.closed:resolve(true)
-  end
   loop.peer = wire.new(core.channel(fd), handlers, nil, in_order)
-  mesh.loops[loop.number] = loop
+  loop.peer.owner = loop
+  mesh.loops[loop.number], by_slot[loop.slot] = loop, loop
   core.reach(loop.slot, loop.pid)
   tell(joiners, loop)
 end
@@ -111,9 +107,7 @@ end
 ---@param slot integer
 ---@return sockdrawer.Loop|nil
 function mesh.at_slot(slot)
-  for _, loop in pairs(mesh.loops) do
-    if loop.slot == slot then return loop end
-  end
+  return by_slot[slot]
 end
 
 return mesh

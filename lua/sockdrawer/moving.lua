@@ -31,6 +31,17 @@ local here
 -- What other loops may ask: fn(self, params, fds, loop).
 local answers = {}
 
+-- A place in a full pool is for somebody in the line of that loop.
+local function tell_turn(slot)
+  local loop = mesh.at_slot(slot)
+  if not (loop and loop.peer:cast "turn") then core.ring() end
+end
+
+mesh.answer("turn", function()
+  core.turn()
+  return true
+end, true)
+
 ---@param serving sockdrawer.Serving
 ---@param fetch fun(pool: string, generation: integer): table|nil, string|nil asks for a generation that is not here
 ---@return sockdrawer.Moving
@@ -40,6 +51,7 @@ function moving.new(serving, fetch)
     on_the_way = 0, -- connections that have left here, and nobody has said yet that they arrived
   }, Moving)
   core.on_hand(function(...) here:_hand(...) end)
+  core.on_turn(tell_turn)
   return here
 end
 

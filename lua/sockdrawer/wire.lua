@@ -11,6 +11,7 @@ local wire = {}
 
 ---@class sockdrawer.Peer
 ---@field closed boolean
+---@field owner any whose it is, for handlers that several peers share
 local Peer = {}
 Peer.__index = Peer
 
@@ -24,8 +25,8 @@ local function traceback(err)
 end
 
 -- Runs a handler so that a raise in it becomes an answer like any other.
-local function guarded(handler, params, fds)
-  local ok, result, err, data = xpcall(handler, traceback, params, fds)
+local function guarded(handler, params, fds, peer)
+  local ok, result, err, data = xpcall(handler, traceback, params, fds, peer)
   if not ok then return nil, result.text or "error", { traceback = result.traceback } end
   if result == nil and err == nil then result = true end
   return result, err, data
@@ -40,7 +41,7 @@ function Peer:_answer(id, result, err, data)
 end
 
 function Peer:_perform(handler, message, fds)
-  local result, err, data = guarded(handler, message.params or {}, fds)
+  local result, err, data = guarded(handler, message.params or {}, fds, self)
   if message.id then return self:_answer(message.id, result, err, data) end
   if result == nil and self.handlers.failed then self.handlers.failed(message.op, err, data) end
 end
@@ -75,7 +76,7 @@ function Peer:_finish()
   local pending = self.pending
   self.pending = {}
   for _, promise in pairs(pending) do promise:resolve(nil, "closed") end
-  if self.handlers.closed then self.handlers.closed() end
+  if self.handlers.closed then self.handlers.closed(self) end
 end
 
 -- What cannot be decoded comes from a broken process: it is treated as gone, not believed in part.
@@ -93,8 +94,8 @@ function Peer:_read()
   self:_finish()
 end
 
---- Speaks over `channel`, answering with `handlers[op](params, fds) → result | nil, err, data`.
--- Each incoming message gets its own task, started in order of arrival. `handlers.closed()` is called once at the
+--- Speaks over `channel`, answering with `handlers[op](params, fds, peer) → result | nil, err, data`.
+-- Each incoming message gets its own task, started in order of arrival. `handlers.closed(peer)` is called once at the
 -- end, `handlers.failed(op, err, data)` for a cast whose handler failed (there is nobody to tell). Those named in
 -- `at_once` never wait and get no task: one is done before the next message is looked at.
 ---@param channel table  a core.channel

@@ -39,7 +39,7 @@ local function start(settings, loops)
   return server.start { script = SCRIPT:format(settings), args = { "-n", tostring(loops or 3) } }
 end
 
-local function loop_of(c, seconds) return tonumber((client.line(c, seconds) or ""):match "^hello (%d)") end
+local function loop_of(c, seconds) return tonumber((client.line(c, seconds) or ""):match "^hello (%d+)") end
 local function pause() process.sleep(0.03 * process.scale) end
 
 -- n clients, one after the other, so that it is known who came first.
@@ -71,6 +71,15 @@ local function due_order(people)
   return order
 end
 
+-- How often the workers have slept and were woken.
+local function wakes(s)
+  local sum = 0
+  for _, pid in ipairs(s:workers()) do
+    sum = sum + process.read_file("/proc/" .. pid .. "/status"):match "\nvoluntary_ctxt_switches:%s*(%d+)"
+  end
+  return sum
+end
+
 describe("when_full = \"backlog\"", function()
   after_each(server.cleanup)
 
@@ -85,6 +94,18 @@ describe("when_full = \"backlog\"", function()
       inside = people[order[i]].connection
     end
     assert.same(due_order(people), order)
+  end)
+
+  it("wakes the loop that is next, and not all of them", function()
+    local s = start("max_connections = 1", 16)
+    local inside = assert(s:connect())
+    assert.is_truthy(loop_of(inside))
+    local people, before = come(s, 24), wakes(s)
+    for _ = 1, #people do
+      inside:close()
+      inside = people[client.next_served(people)].connection
+    end
+    assert.is_true(wakes(s) - before < 10 * #people)
   end)
 
   it("passes over a loop that is stuck", function()

@@ -27,7 +27,7 @@ static int setup(void **state) {
     f->whole.slots[i].state = SD_SLOT_RUNNING;
     sd_scoreboard_counters_of(&f->whole, (uint32_t)i, 0)->accepting = 1;
   }
-  for (uint32_t i = 2; i < 4; i++) sd_reach_set(&f->reach, (sd_scoreboard_party){ i, 100 + (int32_t)i });
+  for (uint32_t i = 2; i < 4; i++) sd_reach_set(&f->reach, (sd_scoreboard_party){ i, 100 + (int32_t)i }, (int32_t)i);
   *state = f;
   return 0;
 }
@@ -82,6 +82,18 @@ static void processors_go_round_the_loops(void **state) {
   assert_int_equal(next(*state, cpu, -1), 1);
 }
 
+/* We are loop 5 of 2, 5 and 9, whatever the order in which they came. */
+static void they_go_by_the_numbers_of_the_loops(void **state) {
+  static const uint32_t expected[] = { 3, 1, 2, 3, 1, 2 };
+  fixture *f = *state;
+  f->whole.slots[1].loop = 5;
+  f->whole.slots[2].loop = 9;
+  f->whole.slots[3].loop = 2;
+  sd_reach_set(&f->reach, (sd_scoreboard_party){ 2, 102 }, 9);
+  sd_reach_set(&f->reach, (sd_scoreboard_party){ 3, 103 }, 2);
+  for (int i = 0; i < 6; i++) assert_int_equal(next(f, (sd_binding){ SD_BINDING_CPU, 0 }, i), expected[i]);
+}
+
 static void auto_waits_until_it_is_worth_it(void **state) {
   fixture *f = *state;
   sd_binding binding = { SD_BINDING_AUTO, 0 };
@@ -96,6 +108,34 @@ static void auto_waits_until_it_is_worth_it(void **state) {
   assert_false(sd_binding_matters(&f->ours, 0, &binding, &f->reach));
 }
 
+/* It looks at some of them for each accept, and at each of them before long. */
+static void auto_finds_one_among_very_many(void **state) {
+  enum { LOOPS = 64, SOON = 8 };
+  sd_scoreboard sb;
+  sd_reach reach = { 0 };
+  sd_binding binding = { SD_BINDING_AUTO, 0 };
+  (void)state;
+  assert_int_equal(sd_scoreboard_create(&sb, LOOPS, 1), 0);
+  sb.slot = 0;
+  for (uint32_t i = 0; i < LOOPS; i++) {
+    sb.slots[i].pid = 100;
+    sb.slots[i].loop = (int32_t)i;
+    sb.slots[i].state = SD_SLOT_RUNNING;
+    sd_scoreboard_counters_of(&sb, i, 0)->accepting = 1;
+    sd_scoreboard_counters_of(&sb, i, 0)->connections = 50;
+    if (i > 0) sd_reach_set(&reach, (sd_scoreboard_party){ i, 100 }, (int32_t)i);
+  }
+  for (uint32_t free = 1; free < LOOPS; free++) {
+    sd_scoreboard_counters_of(&sb, free, 0)->connections = 0;
+    int accepts = 0;
+    for (; accepts < SOON && !sd_binding_matters(&sb, 0, &binding, &reach); accepts++)
+      sd_counter_add(&sd_scoreboard_counters(&sb, 0)->accepted, 1);
+    assert_in_range(accepts, 0, SOON - 1);
+    sd_scoreboard_counters_of(&sb, free, 0)->connections = 50;
+  }
+  sd_scoreboard_close(&sb);
+}
+
 static void only_who_serves_gets_any(void **state) {
   fixture *f = *state;
   *connections(f, 1) = 50;
@@ -104,7 +144,7 @@ static void only_who_serves_gets_any(void **state) {
   assert_int_equal(next_of(f, SD_BINDING_LEAST_CONNECTIONS), 1);
   f->whole.slots[3].pid = 103;
   assert_int_equal(next_of(f, SD_BINDING_LEAST_CONNECTIONS), 3);
-  sd_reach_set(&f->reach, (sd_scoreboard_party){ 3, 0 });
+  sd_reach_set(&f->reach, (sd_scoreboard_party){ 3, 0 }, 3);
   assert_int_equal(next_of(f, SD_BINDING_LEAST_CONNECTIONS), 1);
 }
 
@@ -123,7 +163,9 @@ int main(void) {
     TEST(round_robin_goes_in_turn),
     TEST(a_loop_is_meant_by_number),
     TEST(processors_go_round_the_loops),
+    TEST(they_go_by_the_numbers_of_the_loops),
     TEST(auto_waits_until_it_is_worth_it),
+    TEST(auto_finds_one_among_very_many),
     TEST(only_who_serves_gets_any),
     TEST(policies_have_names),
   };

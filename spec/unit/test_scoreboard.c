@@ -322,6 +322,79 @@ static void the_next_one_is_told_when_its_turn_comes(void **state) {
   close(e.epoll);
 }
 
+/* Who was told since the last time that this was asked, and how often. */
+static struct {
+  uint32_t slot;
+  int times;
+} told;
+
+static void note(uint32_t slot) {
+  told.slot = slot;
+  told.times++;
+}
+
+static bool was_told(uint32_t slot) {
+  bool so = told.times == 1 && told.slot == slot;
+  told.times = 0;
+  return so;
+}
+
+static sd_scoreboard join_and_tell(const sd_scoreboard *sb, uint32_t slot) {
+  sd_scoreboard mine = join(sb, slot);
+  mine.tell = note;
+  told.times = 0;
+  return mine;
+}
+
+static uint64_t wait_in_line(sd_scoreboard *sb) {
+  uint64_t ticket = sd_scoreboard_draw(sb, 0);
+  sd_scoreboard_wait(sb, 0, ticket);
+  return ticket;
+}
+
+static void only_the_first_in_line_is_told(void **state) {
+  sd_scoreboard *sb = *state, a = join_and_tell(sb, 0), b = join_and_tell(sb, 1), c = join_and_tell(sb, 2);
+  sd_scoreboard_set_max(sb, 0, 2);
+  for (int i = 0; i < 2; i++) assert_int_equal(claim(&a, 0), 0);
+  assert_int_equal(claim(&b, 0), -EAGAIN);
+  uint64_t first = wait_in_line(&b), second = wait_in_line(&c);
+  ear e = listen_to(sb);
+  sd_scoreboard_release(&a, 0);
+  assert_true(was_told(1));
+  sd_scoreboard_release(&a, 0); /* it knows that already */
+  assert_int_equal(told.times, 0);
+  assert_int_equal(claim(&b, first), 0);
+  sd_scoreboard_wait(&b, 0, 0);
+  assert_true(was_told(2));
+  assert_int_equal(claim(&c, second), 0);
+  assert_false(heard(e));
+  close(e.epoll);
+}
+
+static void each_place_is_another_turn(void **state) {
+  sd_scoreboard *sb = *state, a = join_and_tell(sb, 0), b = join_and_tell(sb, 1);
+  sd_scoreboard_set_max(sb, 0, 1);
+  assert_int_equal(claim(&a, 0), 0);
+  uint64_t ticket = wait_in_line(&b);
+  sd_scoreboard_release(&a, 0);
+  assert_true(was_told(1));
+  assert_int_equal(claim(&b, ticket), 0); /* and finds nobody there, but still has the ticket */
+  sd_scoreboard_release(&b, 0);
+  assert_true(was_told(1));
+}
+
+static void a_place_that_lies_is_noticed_once(void **state) {
+  sd_scoreboard *sb = *state, a = join_and_tell(sb, 0), b = join_and_tell(sb, 1);
+  sd_scoreboard_set_max(sb, 0, 1);
+  assert_int_equal(claim(&a, 0), 0);
+  wait_in_line(&b);
+  sd_scoreboard_release(&a, 0);
+  uint64_t now = sd_scoreboard_clock(), late = now + SD_SCOREBOARD_PATIENCE + 1;
+  assert_false(sd_scoreboard_is_forsaken(&a, 0, now));
+  assert_true(sd_scoreboard_is_forsaken(&a, 0, late));
+  assert_false(sd_scoreboard_is_forsaken(&a, 0, late));
+}
+
 static void who_lets_a_place_lie_is_passed_over(void **state) {
   sd_scoreboard *sb = *state, a = join(sb, 0), b = join(sb, 1);
   sd_scoreboard_set_max(sb, 0, 0);
@@ -607,6 +680,9 @@ int main(void) {
     TEST(whoever_is_killed_anywhere_gives_all_back),
     TEST(the_oldest_ticket_has_the_next_place),
     TEST(the_next_one_is_told_when_its_turn_comes),
+    TEST(only_the_first_in_line_is_told),
+    TEST(each_place_is_another_turn),
+    TEST(a_place_that_lies_is_noticed_once),
     TEST(who_lets_a_place_lie_is_passed_over),
     TEST(the_dead_wait_no_longer),
     TEST(accepts_have_one_rate_over_all_processes),

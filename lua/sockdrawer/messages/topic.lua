@@ -125,7 +125,7 @@ end)
 mesh.on_joined(function(loop)
   local counts = {}
   for name, t in pairs(topics) do counts[name] = #t.list > 0 and #t.list or nil end
-  loop.peer:cast("subscribers", counts)
+  if next(counts) then loop.peer:cast("subscribers", counts) end
 end)
 
 mesh.on_left(function(loop)

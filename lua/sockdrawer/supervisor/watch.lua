@@ -14,6 +14,7 @@ local watch = {}
 
 local SHORTEST, LONGEST = 0.02, 0.25
 local BEAT = 1.5 -- a healthy loop beats twice a second; only after so long is silence more than a busy machine
+local LATELY = 1 -- and only after so long is it worth a question to the kernel
 
 ---@class sockdrawer.Watch
 local Watch = {}
@@ -34,14 +35,24 @@ local function own_time(worker, elapsed)
   return state == "R" and math.min(used, elapsed) or elapsed
 end
 
+-- Nobody holds it, and it has beaten: of many workers most are well at every look, and a look at those costs little.
+local function is_well(slot)
+  return not slot.busy and slot.beat and slot.beat < LATELY
+end
+
 -- The same since its last sign of life: that it has entered Lua, left it, or beaten.
 local function note_life(worker, slot)
   local now = core.now()
+  local elapsed = now - (worker.looked_at or now)
+  worker.looked_at = now
   if worker.entered_ns ~= slot.entered_ns or worker.beat_ns ~= slot.beat_ns then
     worker.entered_ns, worker.beat_ns, worker.own = slot.entered_ns, slot.beat_ns, 0
   end
-  worker.own = worker.own + own_time(worker, now - (worker.looked_at or now))
-  worker.looked_at = now
+  if is_well(slot) then
+    worker.own, worker.cpu = slot.beat, nil
+  else
+    worker.own = worker.own + own_time(worker, elapsed)
+  end
 end
 
 -- How long a worker has been away: in one stretch of Lua, or without a sign of life (in C, or stopped).

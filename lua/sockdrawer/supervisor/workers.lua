@@ -28,15 +28,14 @@ Workers.__index = Workers
 
 for name, method in pairs(require "sockdrawer.supervisor.fleet") do Workers[name] = method end
 
--- Whether any of them is still on its first lives; a boot is over when all are running.
+-- Whether any of them is still on its first lives; a boot is over when all are running, and have heard of each other:
+-- who answers has heard all that was said before.
 function Workers:_settle_start()
-  for _, loop in ipairs(self.order) do
-    local worker = self.by_loop[loop]
-    if not worker or worker.state ~= "running" then return end
-  end
-  local joining = self.joining
+  if self.started.done then return end
+  local list = self:in_state "running"
+  if #list < #self.order then return end
   core.spawn(function()
-    for _, joined in ipairs(joining) do joined:wait(JOINED) end
+    self:ask(list, "here", {}, JOINED)
     self.started:resolve(true)
   end):detach()
 end
@@ -47,7 +46,6 @@ function workers.new(instance)
   local self = setmetatable({
     instance = instance, order = {}, by_loop = {}, by_slot = {}, incarnation = 0, last_loop = 0,
     started = sync.promise(),
-    joining = {}, -- what the first workers have yet to say about each other
   }, Workers)
   local restart = instance.spec.server.restart
   self.engine = supervision.new {
@@ -162,6 +160,7 @@ function Workers:inherit(row)
   if not child then return nil, err end
   worker.child, worker.peer = child, child.peer
   self.ran[row.loop] = true
+  self.started:resolve(true)
   self.by_loop[row.loop], self.by_slot[row.slot] = worker, worker
   return worker
 end
@@ -200,10 +199,9 @@ function Workers:_boot(worker)
   self:_running(worker)
 end
 
-local function join(self, worker, other, fd)
-  local joined = worker.peer:ask("mesh", { loop = other.loop, slot = other.slot, pid = other.pid }, { fd })
+local function join(worker, other, fd)
+  worker.peer:cast("mesh", { loop = other.loop, slot = other.slot, pid = other.pid }, { fd })
   core.close(fd)
-  if joined and not self.started.done then table.insert(self.joining, joined) end
 end
 
 -- Every two workers can talk to each other: they hand over connections. Those that have retired have some to hand over
@@ -213,8 +211,8 @@ function Workers:_join_mesh(worker)
     local ours, theirs = nil, nil
     if other ~= worker then ours, theirs = core.socketpair() end
     if ours then
-      join(self, worker, other, ours)
-      join(self, other, worker, theirs)
+      join(worker, other, ours)
+      join(other, worker, theirs)
     end
   end
 end
