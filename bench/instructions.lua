@@ -4,13 +4,47 @@
 local process = require "spec.support.process"
 local socket = require "socket"
 
-local WARM, MANY = 1000, 4000
+local CONNECTIONS, WARM, MANY = 50, 20, 100 -- rounds
 local instructions = {}
 
--- What is counted: so many bytes there and back, which are so many messages.
+local function connect(port)
+  local c = assert(socket.connect("127.0.0.1", port))
+  c:setoption("tcp-nodelay", true)
+  return c
+end
+
+local function connect_all(port)
+  local all = {}
+  for i = 1, CONNECTIONS do all[i] = connect(port) end
+  return all
+end
+
+local count = 0
+
+-- All send, then all receive: the server finds them waiting side by side, as it does when it is busy. No two messages
+-- are the same, so that each makes a string of its own.
+local function exchange(all, bytes)
+  for _, c in ipairs(all) do
+    count = count + 1
+    assert(c:send(("%0" .. bytes .. "d"):format(count)))
+  end
+  for _, c in ipairs(all) do assert(c:receive(bytes)) end
+end
+
+-- What is counted: what a round does, and how many messages, or connections, that are for each of the connections.
 local workloads = {
-  { name = "echo", bytes = 64, messages = 1 },
-  { name = "frames", bytes = 1024, messages = 16 },
+  { name = "echo", each = 1, begin = connect_all, round = function(all) exchange(all, 64) end },
+  { name = "frames", each = 16, begin = connect_all, round = function(all)
+    for i = 1, 16 do
+      for _, c in ipairs(all) do c:send(("%064d"):format(i)) end
+    end
+    for _, c in ipairs(all) do assert(c:receive(1024)) end
+  end },
+  { name = "churn", pool = "echo", each = 1, begin = function(port) return port end, round = function(port)
+    local all = connect_all(port)
+    exchange(all, 64)
+    for _, c in ipairs(all) do c:close() end
+  end },
 }
 
 local function start(folder)
@@ -29,13 +63,6 @@ local function start(folder)
   return child, out
 end
 
-local function exchange(c, bytes, times)
-  for _ = 1, times do
-    assert(c:send(bytes))
-    assert(c:receive(#bytes))
-  end
-end
-
 -- The instructions since the last time.
 local function total(child, folder, part)
   local status, out, err = process.run {
@@ -48,28 +75,30 @@ local function total(child, folder, part)
   end, 30), "callgrind has written nothing")
 end
 
-local function count(child, out, folder)
+local function times(n, workload, with)
+  for _ = 1, n do workload.round(with) end
+end
+
+local function measure(child, out, folder)
   local figures, part = {}, 0
   for _, workload in ipairs(workloads) do
-    local c = assert(socket.connect("127.0.0.1", out:match("pool=" .. workload.name .. " addr=tcp://[%d.]+:(%d+)")))
-    c:setoption("tcp-nodelay", true)
-    local bytes = ("x"):rep(workload.bytes)
-    exchange(c, bytes, WARM)
+    local port = out:match("pool=" .. (workload.pool or workload.name) .. " addr=tcp://[%d.]+:(%d+)")
+    local with = workload.begin(port)
+    times(WARM, workload, with)
     total(child, folder, part + 1)
-    exchange(c, bytes, MANY)
+    times(MANY, workload, with)
     part = part + 2
-    figures[workload.name] = math.floor(total(child, folder, part) / MANY / workload.messages + 0.5)
-    c:close()
+    figures[workload.name] = math.floor(total(child, folder, part) / MANY / CONNECTIONS / workload.each + 0.5)
   end
   return figures
 end
 
---- Instructions for each message, by the names of the workloads.
+--- Instructions for each message, and for each connection of `churn`, by the names of the workloads.
 ---@return table<string, integer>
 function instructions.count()
   local folder = process.temporary_folder()
   local child, out = start(folder)
-  local ok, result = pcall(count, child, out, folder)
+  local ok, result = pcall(measure, child, out, folder)
   process.signal(child.pid, "KILL")
   child:wait(10)
   child:release()

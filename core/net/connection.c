@@ -116,11 +116,13 @@ static sd_conn_terms *own_terms(sd_conn *c) {
 }
 
 void sd_conn_set_life_deadline(sd_conn *c, uint64_t when) {
+  if (c->state == SD_CONN_CLOSED) return;
   if (when != 0 || c->terms != NULL) own_terms(c)->life = when;
   if (when != 0) sd_conn_schedule(c);
 }
 
 void sd_conn_set_owner_deadline(sd_conn *c, uint64_t when) {
+  if (c->state == SD_CONN_CLOSED) return;
   if (when != 0 || c->terms != NULL) own_terms(c)->owner = when;
 }
 

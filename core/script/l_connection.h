@@ -102,8 +102,9 @@ void sd_l_conn_cut(l_conn *c, sd_end why, bool reset);
  * stays. Waits under way go by them. */
 void sd_l_conn_take_limits(l_conn *c, const sd_conn_limits *limits);
 
-/* Notes something rare for its history. */
+/* Notes something rare for its history; what is gone has no more of it. */
 static inline void sd_l_conn_happened(l_conn *c, l_happening kind, uint32_t about) {
+  if (c->gone) return;
   sd_l_history_note(&c->history, sd_loop_now(c->conn.loop) - c->conn.opened, kind, about);
 }
 

@@ -17,7 +17,7 @@ local function index(conn, key)
   if method ~= nil then return method end
   return field(conn, key)
 end
-core.connection_class.__index = index
+core.connection_class.__index, core.gone_connection_class.__index = index, index
 
 local INSTEAD = {
   send = "conn:write(…) for bytes, conn:post(message) for a message",
