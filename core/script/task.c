@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "base/log_writer.h"
+#include "eager.h"
 #include "heap.h"
 #include "l_shared.h"
 #include "net/connection.h"
@@ -203,6 +204,7 @@ static void run(sd_task *task, int nargs) {
   else
     settle_end(task, status);
   if (sd_heap_refused) sd_heap_relieve();
+  sd_eager_turn(sd_the_vm.L);
   if (sd_the_vm.loop.dirty != NULL) sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 
