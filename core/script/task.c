@@ -261,9 +261,16 @@ static void cancel_owned(sd_owned *owned) {
   sd_task_drop((sd_task *)owned);
 }
 
+/* Why its wait is over. A finalizer that runs meanwhile must not find it waiting, and end that once more. */
+static int push_reason(sd_task *task, int err) {
+  task->waiting_for = NULL;
+  task->interruptible = false;
+  return sd_push_failure(task->co, err);
+}
+
 static void tell(sd_task *task, bool remember) {
   if (task->interruptible && task->state == SD_TASK_WAITING)
-    sd_task_wake(task, sd_push_failure(task->co, SD_ESHUTDOWN));
+    sd_task_wake(task, push_reason(task, SD_ESHUTDOWN));
   else if (remember)
     task->told = true;
   if (!task->shields) sd_owner_interrupt(&task->children);
@@ -294,7 +301,7 @@ static void on_timeout(sd_timer *timer) {
     lua_pushboolean(task->co, 1);
     sd_task_continue(task, 1);
   } else {
-    sd_task_continue(task, sd_push_failure(task->co, SD_ETIMEOUT));
+    sd_task_continue(task, push_reason(task, SD_ETIMEOUT));
   }
 }
 
