@@ -226,7 +226,7 @@ static int push_result(lua_State *to, const job *j, int index) {
   size_t len;
   const char *bytes = result(j, index, &len);
   if (bytes != NULL)
-    lua_pushlstring(to, bytes, len);
+    sd_vm_push_bytes(to, bytes, len);
   else
     lua_pushnil(to);
   return 1;
