@@ -87,7 +87,7 @@ void sd_eager_end(lua_State *L) {
 }
 
 static int collect(lua_State *L) {
-  lua_gc(L, LUA_GCCOLLECT, 0);
+  if (lua_gc(L, LUA_GCISRUNNING, 0)) lua_gc(L, LUA_GCCOLLECT, 0);
   return 0;
 }
 
