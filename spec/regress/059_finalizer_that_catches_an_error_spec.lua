@@ -1,8 +1,8 @@
 -- A line for a handler that waits for one: making a string of it ran the collector, and that a finalizer of the user's
 -- in which an error was raised and caught. It ran on the coroutine of the handler, which LuaJIT then took for one that
 -- had not begun: the next resume called whatever lay there, and the worker crashed. So it was with a raise in a
--- finalizer of the FFI, which is caught and logged; and with a timeout, whose word is a string as well. Now what is made
--- for a coroutine that waits is made elsewhere, and moved.
+-- finalizer of the FFI, which is caught and logged; and with a timeout, whose word is a string as well. Now what is
+-- made for a coroutine that waits is made elsewhere, and moved.
 local client = require "spec.support.client"
 local laboratory = require "spec.support.laboratory"
 local server = require "spec.support.server"
