@@ -31,7 +31,7 @@ sanitize: install-test
 	  scripts/run-tests.sh build/sanitize spec/server spec/regress
 
 # All that runs the program, while its Lua states collect their garbage at every chance (spec/support/eager.c).
-# EVERY=1: in each allocation, and not in about one of ten. SANITIZE=ON: with ASan and UBSan too. SPECS=: these.
+# EVERY=1: in each allocation, and not in about one of forty. SANITIZE=ON: with ASan and UBSan too. SPECS=: these.
 collect: BUILD = build/collect$(if $(SANITIZE),-sanitize)
 collect: SPECS = spec/server spec/regress spec/lua
 collect: install-test

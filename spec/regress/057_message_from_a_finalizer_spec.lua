@@ -35,13 +35,14 @@ describe("a finalizer that posts to the connection that is being read", function
   setup(function() lab = laboratory.start() end)
   teardown(server.cleanup)
 
-  it("has its message told after what was read", function()
+  it("has its message told, beside what was read", function()
     local c = lab:run(BODY)
     for i = 1, 20 do
       assert.equal("now", client.line(c))
       c:send("line " .. i .. "\n")
-      assert.equal("data line " .. i, client.line(c))
-      assert.equal("message from a finalizer", client.line(c))
+      local told = { client.line(c), client.line(c) }
+      table.sort(told)
+      assert.same({ "data line " .. i, "message from a finalizer" }, told)
     end
   end)
 end)

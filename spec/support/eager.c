@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { EVERY = 10, TURNS = 10, FREED = 0xdb };
+enum { EVERY = 40, TURNS = 10, FREED = 0xdb };
 
 /* Chances are let go by, about `every` less one of them. */
 typedef struct {
