@@ -3,7 +3,7 @@ BUILD ?= build
 JOBS := $(shell nproc)
 CMAKE_FLAGS ?=
 
-.PHONY: all build-quietly run test check sanitize bench model chaos soak clean reference install-run install-test \
+.PHONY: all build-quietly run test check sanitize collect bench model chaos soak clean reference install-run install-test \
   install-check
 
 all:
@@ -29,6 +29,16 @@ sanitize: install-test
 	@$(MAKE) --no-print-directory build-quietly BUILD=build/sanitize CMAKE_FLAGS=-DSOCKDRAWER_SANITIZE=ON
 	@SOCKDRAWER_TIME_SCALE=8 SOCKDRAWER_NO_AS_LIMIT=1 SOCKDRAWER_SPECS_AT_A_TIME=$(JOBS) \
 	  scripts/run-tests.sh build/sanitize spec/server spec/regress
+
+# All that runs the program, while its Lua states collect their garbage at every chance (spec/support/eager.c).
+# EVERY=1: in each allocation, and not in about one of forty. SANITIZE=ON: with ASan and UBSan too. SPECS=: these.
+collect: BUILD = build/collect$(if $(SANITIZE),-sanitize)
+collect: SPECS = spec/server spec/regress spec/lua
+collect: install-test
+	@$(MAKE) --no-print-directory build-quietly BUILD=$(BUILD) CMAKE_FLAGS="-DSOCKDRAWER_EAGER_COLLECTOR=ON \
+	  -DBUILD_TESTING=OFF $(if $(SANITIZE),-DSOCKDRAWER_SANITIZE=ON)"
+	@SOCKDRAWER_TIME_SCALE=8 SOCKDRAWER_SPECS_AT_A_TIME=$(JOBS) SOCKDRAWER_COLLECT_EVERY=$(EVERY) \
+	  $(if $(SANITIZE),SOCKDRAWER_NO_AS_LIMIT=1) scripts/run-tests.sh $(BUILD) $(SPECS)
 
 bench: all
 	@luajit bench/run.lua $(ARGS)

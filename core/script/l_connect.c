@@ -67,8 +67,9 @@ static int push_connected(lua_State *to, attempt *a, sd_task *task) {
   int err;
   if (a->watching) sd_loop_unwatch(&sd_the_vm.loop, &a->source);
   a->watching = false;
-  l_conn *c = sd_l_conn_new(to, a->source.fd, a->limits, NULL, &err);
+  l_conn *c = sd_l_conn_new(sd_the_vm.L, a->source.fd, a->limits, NULL, &err);
   if (c == NULL) return sd_push_failure(to, err);
+  lua_xmove(sd_the_vm.L, to, 1);
   a->source.fd = -1; /* the connection's now */
   sd_own(&task->children, &c->owned);
   return 1;

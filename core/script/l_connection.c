@@ -709,12 +709,18 @@ static int l_watch(lua_State *L) {
   return 1;
 }
 
+static int l_tell_of_mail(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  if (c->has_mail) sd_l_read_mail(c);
+  return 0;
+}
+
 /* _mail(there): whether its mailbox holds messages; ends a wait that they may end. */
 static int l_mail(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   c->has_mail = lua_toboolean(L, 2);
-  if (c->has_mail) sd_l_read_mail(c);
-  return 0;
+  if (c->reader == NULL) return 0;
+  return sd_task_interrupts(L) ? sd_task_later(L, l_tell_of_mail) : l_tell_of_mail(L);
 }
 
 /* _task(): the handle of its handler's task, or nil when that is over. */

@@ -24,7 +24,7 @@ static int push_result(lua_State *to, const sd_pipe *p) {
   note_stop(p);
   lua_pushnumber(to, (lua_Number)p->side[0].sent);
   lua_pushnumber(to, (lua_Number)p->side[1].sent);
-  lua_pushstring(to, sd_error_word(p->err ? p->err : SD_ECLOSED));
+  sd_vm_push_text(to, sd_error_word(p->err ? p->err : SD_ECLOSED));
   return 3;
 }
 

@@ -48,7 +48,9 @@ static void end_life(life *l, int64_t status, int signal) {
   if (l->waiter == NULL) return;
   sd_task *task = l->waiter;
   l->waiter = NULL;
-  sd_task_wake(task, push_ending(task->co, l));
+  int n = push_ending(sd_the_vm.L, l);
+  lua_xmove(sd_the_vm.L, task->co, n);
+  sd_task_wake(task, n);
 }
 
 static void unwait_life(sd_task *task) {
@@ -254,7 +256,7 @@ static void on_signal(uv_signal_t *uv, int number) {
   if (s->reader != NULL) {
     sd_task *task = s->reader;
     s->reader = NULL;
-    lua_pushstring(task->co, signal_names[i].name);
+    sd_vm_push_text(task->co, signal_names[i].name);
     sd_task_wake(task, 1);
   } else if (s->npending < sizeof s->pending) {
     s->pending[s->npending++] = (unsigned char)i;

@@ -54,7 +54,7 @@ static void give_back(l_conn *c, sd_buffer held, size_t used) {
 /* What was received is nowhere else: memory is refused to whatever comes after it. */
 static void push_bytes(lua_State *to, const char *bytes, size_t n) {
   sd_heap_shelter();
-  lua_pushlstring(to, bytes, n);
+  sd_vm_push_bytes(to, bytes, n);
   sd_heap_expose();
 }
 

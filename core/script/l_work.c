@@ -15,6 +15,7 @@
 #include <lualib.h>
 
 #include "base/errors.h"
+#include "eager.h"
 #include "task.h"
 
 #define WORKSHOP "sockdrawer.workshop"
@@ -87,6 +88,7 @@ static bool begin(state *s) {
   if (s->L != NULL) return true;
   s->L = luaL_newstate();
   if (s->L == NULL) return false;
+  sd_eager_begin(s->L);
   lua_pushcfunction(s->L, open_state);
   return call(s->L, s, 1);
 }
@@ -116,7 +118,9 @@ static void in_thread(uv_work_t *work) {
 }
 
 static void close_in_thread(uv_work_t *work) {
-  lua_close(((state *)work)->L);
+  lua_State *L = ((state *)work)->L;
+  sd_eager_end(L);
+  lua_close(L);
 }
 
 /* ---- workshops and states ---- */
@@ -222,7 +226,7 @@ static int push_result(lua_State *to, const job *j, int index) {
   size_t len;
   const char *bytes = result(j, index, &len);
   if (bytes != NULL)
-    lua_pushlstring(to, bytes, len);
+    sd_vm_push_bytes(to, bytes, len);
   else
     lua_pushnil(to);
   return 1;

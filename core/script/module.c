@@ -3,6 +3,7 @@
 #include <uv.h>
 
 #include "base/errors.h"
+#include "eager.h"
 #include "heap.h"
 #include "l_connection.h"
 #include "l_log.h"
@@ -47,6 +48,7 @@ int luaopen_sockdrawer_core(lua_State *L) {
   int main_state = lua_pushthread(L);
   lua_pop(L, 1);
   if (!main_state) return luaL_error(L, "sockdrawer.core must be loaded outside coroutines");
+  sd_eager_begin(L);
   sd_l_system_begin(L);
   int err = sd_vm_open(L);
   if (err) return luaL_error(L, "sockdrawer.core: %s", sd_error_text(err));

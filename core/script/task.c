@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "base/log_writer.h"
+#include "eager.h"
 #include "heap.h"
 #include "l_shared.h"
 #include "net/connection.h"
@@ -208,6 +209,7 @@ static void run(sd_task *task, int nargs) {
   else
     settle_end(task, status);
   if (sd_heap_refused) sd_heap_relieve();
+  sd_eager_turn(sd_the_vm.L);
   if (sd_the_vm.loop.dirty != NULL) sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 
@@ -264,9 +266,16 @@ static void cancel_owned(sd_owned *owned) {
   sd_task_drop((sd_task *)owned);
 }
 
+/* Why its wait is over. A finalizer that runs meanwhile must not find it waiting, and end that once more. */
+static int push_reason(sd_task *task, int err) {
+  task->waiting_for = NULL;
+  task->interruptible = false;
+  return sd_push_failure(task->co, err);
+}
+
 static void tell(sd_task *task, bool remember) {
   if (task->interruptible && task->state == SD_TASK_WAITING)
-    sd_task_wake(task, sd_push_failure(task->co, SD_ESHUTDOWN));
+    sd_task_wake(task, push_reason(task, SD_ESHUTDOWN));
   else if (remember)
     task->told = true;
   if (!task->shields) sd_owner_interrupt(&task->children);
@@ -297,7 +306,7 @@ static void on_timeout(sd_timer *timer) {
     lua_pushboolean(task->co, 1);
     sd_task_continue(task, 1);
   } else {
-    sd_task_continue(task, sd_push_failure(task->co, SD_ETIMEOUT));
+    sd_task_continue(task, push_reason(task, SD_ETIMEOUT));
   }
 }
 

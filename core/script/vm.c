@@ -3,10 +3,10 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/errors.h"
-#include "heap.h"
 #include "heap.h"
 #include "task.h"
 
@@ -84,10 +84,22 @@ void sd_vm_error_text(lua_State *L) {
   lua_pushliteral(L, "(error object whose __tostring raises)");
 }
 
+/* On the stack of one who waits, no finalizer may run: when it catches an error, LuaJIT takes a coroutine that has
+ * yielded for one that has not begun, and the next resume calls what is at hand. */
+void sd_vm_push_bytes(lua_State *to, const char *bytes, size_t n) {
+  lua_State *L = lua_status(to) == LUA_YIELD ? sd_the_vm.L : to;
+  lua_pushlstring(L, bytes, n);
+  lua_xmove(L, to, 1);
+}
+
+void sd_vm_push_text(lua_State *to, const char *text) {
+  sd_vm_push_bytes(to, text, strlen(text));
+}
+
 int sd_push_failure(lua_State *L, int err) {
   sd_heap_shelter(); /* it may be another's state, who waits */
   lua_pushnil(L);
-  lua_pushstring(L, sd_error_word(err));
+  sd_vm_push_text(L, sd_error_word(err));
   sd_heap_expose();
   return 2;
 }

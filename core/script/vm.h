@@ -61,6 +61,11 @@ void sd_vm_unanchor(const void *key);
 /* Keeps the function (or nil: LUA_NOREF) at `index`, in place of `old`. */
 sd_ref sd_vm_keep(lua_State *L, int index, sd_ref old);
 
+/* A string for `to`, which may be a coroutine that waits: other values that are made
+ * for one are made on the main state, and moved. */
+void sd_vm_push_bytes(lua_State *to, const char *bytes, size_t n);
+void sd_vm_push_text(lua_State *to, const char *text);
+
 /* The id of a task or connection: a string. */
 void sd_vm_push_id(lua_State *L, uint64_t serial);
 

@@ -69,9 +69,10 @@ end
 local function new(fn, ...)
   if type(fn) ~= "function" then error("a function was expected, not a " .. type(fn), 3) end
   local outcome = sync.promise()
-  return setmetatable({
+  outcome.task = setmetatable({ -- who waits may hold nothing else of it
     fn = fn, count = select("#", ...), arguments = { ... }, children = {}, outcome = outcome, _line = outcome._line,
   }, Task)
+  return outcome.task
 end
 
 local function adopt(self, handle)

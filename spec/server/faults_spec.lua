@@ -81,6 +81,10 @@ function F.finalizer(conn)
   for _ = 1, 1000 do ffi.gc(ffi.new "int[1]", function() error "raised in a finalizer" end) end
   conn:write "fine\n"
 end
+function F.proxy(conn)
+  for _ = 1, 1000 do getmetatable(newproxy(true)).__gc = function() error "raised in a proxy" end end
+  conn:write "fine\n"
+end
 function F.collect() collectgarbage() end
 function F.spin() spin() end
 function F.catch() while true do pcall(spin) end end
@@ -238,6 +242,8 @@ local NOBODY = {
   { "a raise in a callback of luv", "line", "luv", "task_error[^\n]*raised in luv", says = "fine" },
   { "a raise in a finalizer of the FFI, wherever the collector runs it", "line", "finalizer\ncollect",
     "finalizer_error[^\n]*raised in a finalizer", says = "fine" },
+  { "a raise in the finalizer of a `newproxy`, wherever the collector runs it", "line", "proxy\ncollect",
+    "finalizer_error[^\n]*raised in a proxy", says = "fine" },
   { "an endless loop whose error is caught, once", "preemptible", "forgiven", "event=stuck pool=preemptible",
     says = "preempted: held its loop" },
   { "an endless loop in a timer of a `preemptible` module", "timer", "x", "preempted: held its loop", says = "x" },

@@ -6,6 +6,7 @@ local server = require "spec.support.server"
 
 local SCRIPT = [[
 local sd = require "sockdrawer"
+sd.server { stall_kill = 10 * (os.getenv "SOCKDRAWER_TIME_SCALE" or 1) }
 sd.pool("p", { listen = "tcp://127.0.0.1:0", handler = "h" })
 sd.pool("q", { listen = "tcp://127.0.0.1:0", handler = "h" })
 ]]

@@ -201,7 +201,8 @@ describe("swap --mode migrate", function()
   end)
 
   it("counts as kept who does not come between two callbacks in time, and lets them follow later", function()
-    local s = start(handler("one", 1, "function M.also(_, line) if line == 'slow' then sd.sleep(1) end end"))
+    local s = start(handler("one", 1, "function M.also(_, line) if line == 'slow' then sd.sleep(" ..
+      process.scale .. ") end end"))
     local c = s:connect()
     c:send "slow\n"
     wait_bytes(s, 5)

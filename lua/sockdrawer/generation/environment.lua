@@ -1,6 +1,7 @@
 --- The globals of a generation: the process's own, with everything in between that loads code or leaves a trace.
 
 local coroutines = require "sockdrawer.coroutine"
+local finalizers = require "sockdrawer.generation.finalizers"
 local native = require "sockdrawer.generation.native"
 
 local M = {}
@@ -84,6 +85,7 @@ function M.new(generation)
   env.arg = generation.args or {}
   env.coroutine = coroutines
   env.print = print_to_log
+  env.newproxy = finalizers.newproxy
   env.package = package_view(env, generation)
   env.require = generation.require
   add_loaders(env, generation)

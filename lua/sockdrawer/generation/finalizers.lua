@@ -1,5 +1,5 @@
---- Finalizers of the FFI that cannot hurt anybody: the collector runs them wherever somebody happens to allocate, and
--- LuaJIT would pass on to that code what they raise.
+--- Finalizers that cannot hurt anybody: the collector runs them wherever somebody happens to allocate, which may be
+-- where nobody catches anything, and LuaJIT would pass on to that code what they raise.
 
 local ffi = require "ffi"
 
@@ -39,6 +39,20 @@ function M.metatype(ctype, metatable)
   for key, value in pairs(metatable) do own[key] = value end
   own.__gc = guard(metatable.__gc)
   return ffi.metatype(ctype, own)
+end
+
+-- Called for a field that is not there yet, as __gc is not.
+local guarded = {
+  __newindex = function(metatable, key, value)
+    rawset(metatable, key, key == "__gc" and guard(value) or value)
+  end,
+}
+
+--- newproxy
+function M.newproxy(like)
+  local proxy = newproxy(like)
+  if like == true then setmetatable(getmetatable(proxy), guarded) end
+  return proxy
 end
 
 return M

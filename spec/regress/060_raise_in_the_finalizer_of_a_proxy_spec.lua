@@ -1,0 +1,36 @@
+-- The finalizer of a newproxy(true) that raised, run by the collector while the loop told a task that its time was up:
+-- nobody was there to catch it, and the worker ended. Now it is caught and logged, as one of the FFI is.
+local client = require "spec.support.client"
+local laboratory = require "spec.support.laboratory"
+local server = require "spec.support.server"
+
+-- The collector rests until only the timeout is missing, so that it is the word for that which runs it.
+local BODY = [[
+  sd.spawn(function()
+    while sd.sleep(0.01) do
+      if waits then
+        waits = false
+        collectgarbage "restart"
+      end
+    end
+  end)
+  collectgarbage("setstepmul", 1000000)
+  for _ = 1, 10 do
+    collectgarbage "stop"
+    getmetatable(newproxy(true)).__gc = function() error "raised in a proxy" end
+    waits = true
+    say(conn:read("l", { timeout = 0.03 }))
+  end
+]]
+
+describe("a raise in the finalizer of a proxy", function()
+  local lab
+  setup(function() lab = laboratory.start() end)
+  teardown(server.cleanup)
+
+  it("is logged, and ends nobody", function()
+    local c = lab:run(BODY)
+    for _ = 1, 10 do assert.equal("nil timeout", client.line(c)) end
+    lab.server:wait_log "finalizer_error[^\n]*raised in a proxy"
+  end)
+end)
