@@ -13,7 +13,12 @@
 #include "base/buffer.h"
 #include "timers.h"
 
-enum { SD_LOOP_BATCH = 512, SD_LOOP_SCRATCH = 65536, SD_LOOP_FETCH = 9 /* lines of a connection */ };
+enum {
+  SD_LOOP_BATCH = 512,
+  SD_LOOP_GROUP = 32, /* events that are taken in before anything runs that they have woken */
+  SD_LOOP_SCRATCH = 65536,
+  SD_LOOP_FETCH = 9 /* lines of a connection */
+};
 
 /* Something with a descriptor in the nested epoll. A member of its owner. */
 typedef struct sd_source sd_source;
@@ -44,8 +49,10 @@ struct sd_loop {
   uint64_t clock_armed;
   sd_deferred *deferred, **deferred_tail;
   struct sd_conn *dirty;        /* have gathered writes (connection.h) */
-  sd_buffer spare;              /* an empty one, for the next who gathers */
-  bool (*on_turn)(void *owner); /* before each poll; true: there is more to do */
+  sd_buffer spares[SD_LOOP_GROUP]; /* empty ones, for the next who gather */
+  int nspares;
+  bool (*on_turn)(void *owner);  /* before each poll; true: there is more to do */
+  void (*on_group)(void *owner); /* after each group of events */
   void *owner;
   uint64_t turn; /* counts turns; a budget per turn compares it */
   struct epoll_event batch[SD_LOOP_BATCH];

@@ -7,7 +7,9 @@
 
 #define LENT "sockdrawer.buffer"
 
-enum { SPARE_BLOCKS = 16 };
+enum { SPARE_BLOCKS = SD_LOOP_GROUP };
+
+static const void *lent_class; /* the metatable: compared instead of looked up */
 
 static char *spares[SPARE_BLOCKS];
 static int nspares;
@@ -39,9 +41,8 @@ l_lent *sd_l_lent_new(lua_State *L) {
 l_lent *sd_l_lent_test(lua_State *L, int index) {
   void *p = lua_touserdata(L, index);
   if (p == NULL || !lua_getmetatable(L, index)) return NULL;
-  luaL_getmetatable(L, LENT);
-  bool same = lua_rawequal(L, -1, -2);
-  lua_pop(L, 2);
+  bool same = lua_topointer(L, -1) == lent_class;
+  lua_pop(L, 1);
   return same ? p : NULL;
 }
 
@@ -99,6 +100,7 @@ void sd_l_lent_register(lua_State *L) {
   static const luaL_Reg methods[] = { { "sub", l_sub }, { "find", l_find }, { NULL, NULL } };
   sd_class(L, LENT, methods, lent_gc);
   luaL_getmetatable(L, LENT);
+  lent_class = lua_topointer(L, -1);
   lua_pushcfunction(L, l_length);
   lua_setfield(L, -2, "__len");
   lua_pushcfunction(L, l_tostring);

@@ -367,14 +367,18 @@ static void answer(l_conn *c, int n) {
   sd_task_continue(task, n);
 }
 
+/* The task runs when the group of events has been taken in. */
 void sd_l_read_on_readable(sd_conn *conn) {
   l_conn *c = (l_conn *)conn;
   if (c->reader == NULL) return;
-  int n = try_op(c, c->reader->co);
-  if (n > 0)
-    answer(c, n);
-  else
+  sd_task *task = c->reader;
+  int n = try_op(c, task->co);
+  if (n > 0) {
+    stop_waiting(c);
+    sd_task_wake(task, n);
+  } else {
     note_wait(c);
+  }
 }
 
 void sd_l_read_on_deadline(sd_conn *conn) {

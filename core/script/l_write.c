@@ -309,18 +309,22 @@ static bool takes_more(const l_conn *c) {
   return sd_conn_queued(&c->conn) <= c->conn.limits->write_high;
 }
 
-/* One string, and room for it: what nearly every write is. */
-static int write_string(lua_State *L, l_conn *c) {
-  size_t length;
-  const char *bytes = lua_tolstring(L, 2, &length);
-  return written(L, c, settle(c, sd_conn_write(&c->conn, bytes, length)));
+/* The bytes of a string or of a lent buffer, and NULL for anything else. */
+static const char *bytes_of(lua_State *L, int index, size_t *length) {
+  if (lua_type(L, index) == LUA_TSTRING) return lua_tolstring(L, index, length);
+  const l_lent *lent = sd_l_lent_test(L, index);
+  if (lent == NULL) return NULL;
+  *length = lent->length;
+  return lent->block;
 }
 
+/* One of them, and room for it, is what nearly every write is. */
 static int l_write(lua_State *L) {
+  size_t length;
   l_conn *c = sd_l_conn_check(L, 1);
-  bool plain = lua_gettop(L) == 2 && lua_type(L, 2) == LUA_TSTRING;
-  if (plain && takes_more(c)) return write_string(L, c);
-  if (!plain) check_arguments(L);
+  const char *bytes = lua_gettop(L) == 2 && takes_more(c) ? bytes_of(L, 2, &length) : NULL;
+  if (bytes != NULL) return written(L, c, settle(c, sd_conn_write(&c->conn, bytes, length)));
+  check_arguments(L);
   return write_arguments(L, c);
 }
 

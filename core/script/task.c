@@ -210,16 +210,24 @@ static void run(sd_task *task, int nargs) {
     settle_end(task, status);
   if (sd_heap_refused) sd_heap_relieve();
   sd_eager_turn(sd_the_vm.L);
-  if (sd_the_vm.loop.dirty != NULL) sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 
+/* What they have written goes out a group at a time. */
 static void run_round(void) {
   sd_vm *vm = &sd_the_vm;
+  unsigned ran = 0;
   for (unsigned n = vm->nready; n > 0 && vm->ready != NULL; n--) {
     sd_task *task = vm->ready;
     dequeue(task);
     run(task, task->pending);
+    if (++ran % SD_LOOP_GROUP == 0) sd_conn_flush_dirty(&vm->loop);
   }
+  sd_conn_flush_dirty(&vm->loop);
+}
+
+void sd_task_run_woken(void *unused) {
+  (void)unused;
+  run_round();
 }
 
 /* Tasks that wake one another have a few goes before the kernel is asked again. */
@@ -258,6 +266,7 @@ void sd_task_continue(sd_task *task, int n) {
   assert(task->state == SD_TASK_WAITING);
   finish_wait(task);
   run(task, n);
+  sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 
 /* ---- starting and waiting ---- */

@@ -108,6 +108,9 @@ bool sd_task_hears(lua_State *L, sd_task *task);
 /* Runs what is ready, a bounded number of times. True: there is more. */
 bool sd_task_run_ready(void *unused);
 
+/* Runs what a group of events has woken, once. */
+void sd_task_run_woken(void *unused);
+
 /* Seconds until a wait with a timer is given up; pushes nil, "timeout". */
 void sd_task_set_timeout(sd_task *task, uint64_t ms);
 

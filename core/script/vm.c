@@ -20,6 +20,7 @@ int sd_vm_open(lua_State *L) {
   vm->L = L;
   vm->ready_tail = &vm->ready;
   vm->loop.on_turn = sd_task_run_ready;
+  vm->loop.on_group = sd_task_run_woken;
   vm->on_task_error = vm->on_task_over = LUA_NOREF;
   snprintf(vm->id_prefix, sizeof vm->id_prefix, "0.%x.", (unsigned)getpid());
   lua_newtable(L);
