@@ -204,6 +204,7 @@ static sd_scoreboard_pool *lock(const sd_scoreboard *sb, uint32_t pool) {
   if (err == EOWNERDEAD) {
     p->total = sum_held(sb, pool);
     p->queues = count_queues(sb, pool);
+    p->told = 0;
     sd_headcount_mend(headcount(sb, pool), sb->nslots, sb->seed);
     err = pthread_mutex_consistent(&p->mutex);
   }
@@ -363,6 +364,7 @@ void sd_scoreboard_set_max(sd_scoreboard *sb, uint32_t pool, uint64_t max) {
   sd_scoreboard_pool *p = lock(sb, pool);
   bool was_full = p->total >= p->max;
   p->max = max;
+  if (p->total >= max) p->told = 0;
   note_room(p, was_full);
   unlock_and_tell(sb, p);
 }
@@ -384,12 +386,18 @@ void sd_scoreboard_wait(sd_scoreboard *sb, uint32_t pool, uint64_t oldest) {
   unlock_and_tell(sb, p);
 }
 
-bool sd_scoreboard_is_forsaken(sd_scoreboard *sb, uint32_t pool, uint64_t now) {
+static const uint64_t all_told = UINT64_MAX - SD_SCOREBOARD_PATIENCE;
+
+sd_turn sd_scoreboard_turn(sd_scoreboard *sb, uint32_t pool, uint64_t now) {
   sd_scoreboard_pool *p = lock(sb, pool);
-  bool lies = p->total < p->max && p->queues > 0 && p->told != 0 && now > p->told_at + SD_SCOREBOARD_PATIENCE;
-  if (lies) p->told_at = UINT64_MAX - SD_SCOREBOARD_PATIENCE;
+  sd_turn turn = SD_TURN_TOLD;
+  if (p->total >= p->max || p->queues == 0 || p->told == 0 || p->told_at == all_told)
+    turn = SD_TURN_NONE;
+  else if (now > p->told_at + SD_SCOREBOARD_PATIENCE)
+    turn = SD_TURN_FORSAKEN;
+  if (turn == SD_TURN_FORSAKEN) p->told_at = all_told;
   unlock(p);
-  return lies;
+  return turn;
 }
 
 int sd_scoreboard_enter(sd_scoreboard *sb, uint32_t pool, const sd_headcount_key *key,

@@ -30,7 +30,7 @@
 #define SD_SCOREBOARD_ALARMS 16    /* of a pool */
 #define SD_SCOREBOARD_NAME_MAX 128 /* bytes of a pool's name, NUL included */
 #define SD_SCOREBOARD_LINE 64      /* what two CPUs must not share in a hurry */
-#define SD_SCOREBOARD_STAMP 1024   /* ns between two stamps of an entry, at least */
+#define SD_SCOREBOARD_STAMP 256    /* ns between two stamps of an entry, at least */
 
 typedef enum {
   SD_SLOT_FREE,
@@ -182,9 +182,13 @@ uint64_t sd_scoreboard_draw(sd_scoreboard *sb, uint32_t pool);
 /* The oldest ticket that waits in our slot; 0: nobody does any more. */
 void sd_scoreboard_wait(sd_scoreboard *sb, uint32_t pool, uint64_t oldest);
 
-/* Whether a slot was told that it is its turn and lets the place lie: then the bell
- * should ring. True once for each turn. */
-bool sd_scoreboard_is_forsaken(sd_scoreboard *sb, uint32_t pool, uint64_t now);
+typedef enum {
+  SD_TURN_NONE,     /* there is no place, or nobody was told of it, or all were */
+  SD_TURN_TOLD,     /* a slot was told, and may be coming */
+  SD_TURN_FORSAKEN, /* it lets the place lie: the bell should ring. Said once for each turn */
+} sd_turn;
+
+sd_turn sd_scoreboard_turn(sd_scoreboard *sb, uint32_t pool, uint64_t now);
 
 /* Counts a connection of this network in our slot: see headcount.h. */
 int sd_scoreboard_enter(sd_scoreboard *sb, uint32_t pool, const sd_headcount_key *key,

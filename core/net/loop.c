@@ -10,6 +10,7 @@
 static void fetch_ahead(const sd_loop *loop, int at) {
   if (at >= loop->batch_count) return;
   const char *source = loop->batch[at].data.ptr;
+  if (source == NULL) return;
   for (int line = 0; line < SD_LOOP_FETCH; line++) __builtin_prefetch(source + (ptrdiff_t)line * 64, 1);
 }
 

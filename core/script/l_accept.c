@@ -26,6 +26,7 @@ void sd_l_accept_try(l_pool *pool) {
     next = l->next;
     if (l->ready) accept_some(l);
   }
+  sd_l_accept_announce(pool); /* whoever has waited may have left */
 }
 
 static void on_rested(sd_timer *timer) {

@@ -720,10 +720,15 @@ static int l_next_line(lua_State *L) {
   return step(L, sd_l_conn_check(L, 1), &line);
 }
 
+static const void *order_class; /* the metatable: compared instead of looked up */
+
 /* _next(order) */
 static int l_next(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
-  return step(L, c, lua_touserdata(L, 2));
+  const read_op *order = lua_touserdata(L, 2);
+  bool known = order != NULL && lua_getmetatable(L, 2) && lua_topointer(L, -1) == order_class;
+  luaL_argcheck(L, known, 2, "an order of chunks, lines, frames or buffers expected");
+  return step(L, c, order);
 }
 
 static int order_gc(lua_State *L) {
@@ -736,10 +741,8 @@ static void push_order(lua_State *L, const read_op *op) {
   read_op *standing = lua_newuserdata(L, sizeof *standing);
   *standing = *op;
   standing->iterator = true;
-  if (op->lent != NULL) {
-    luaL_getmetatable(L, "sockdrawer.order");
-    lua_setmetatable(L, -2);
-  }
+  luaL_getmetatable(L, "sockdrawer.order");
+  lua_setmetatable(L, -2);
 }
 
 /* Functions of Lua's: (conn) and (conn, order) → what a loop calls for each step. */
@@ -835,6 +838,7 @@ void sd_l_read_register(lua_State *L) {
   };
   luaL_register(L, NULL, methods);
   luaL_newmetatable(L, "sockdrawer.order");
+  order_class = lua_topointer(L, -1);
   lua_pushcfunction(L, order_gc);
   lua_setfield(L, -2, "__gc");
   lua_pop(L, 1);

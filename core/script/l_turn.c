@@ -24,6 +24,11 @@ static void tell_other(uint32_t slot) {
   sd_task_spawn(co, 1, NULL);
 }
 
+static void expect(void) {
+  sd_loop *loop = &sd_the_vm.loop;
+  if (!sd_timer_armed(&reminder)) sd_loop_arm(loop, &reminder, sd_loop_now(loop) + LOOK_AGAIN);
+}
+
 static void tell(uint32_t slot) {
   sd_loop *loop = &sd_the_vm.loop;
   if (slot == sd_the_vm.scoreboard->slot)
@@ -32,12 +37,14 @@ static void tell(uint32_t slot) {
     tell_other(slot);
   else
     sd_scoreboard_ring(sd_the_vm.scoreboard);
-  if (!sd_timer_armed(&reminder)) sd_loop_arm(loop, &reminder, sd_loop_now(loop) + LOOK_AGAIN);
+  expect();
 }
 
 static void remind(l_pool *pool) {
   sd_scoreboard *sb = sd_the_vm.scoreboard;
-  if (sd_scoreboard_is_forsaken(sb, pool->index, sd_scoreboard_clock())) sd_scoreboard_ring(sb);
+  sd_turn turn = sd_scoreboard_turn(sb, pool->index, sd_scoreboard_clock());
+  if (turn == SD_TURN_FORSAKEN) sd_scoreboard_ring(sb);
+  if (turn == SD_TURN_TOLD) expect();
 }
 
 static void on_reminder(sd_timer *timer) {

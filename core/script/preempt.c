@@ -91,7 +91,8 @@ static bool is_ours(lua_State *L, lua_Debug *ar) {
 }
 
 static int fail(lua_State *L, lua_Debug *ar, uint64_t stretch) {
-  double held = (double)(sd_scoreboard_clock() - stretch) / 1e9;
+  uint64_t now = sd_scoreboard_clock();
+  double held = now > stretch ? (double)(now - stretch) / 1e9 : 0;
   char text[LUA_IDSIZE + 80];
   lua_getinfo(L, "Sl", ar);
   snprintf(text, sizeof text, "%s:%d: preempted: held its loop for %.1f s", ar->short_src, ar->currentline, held);

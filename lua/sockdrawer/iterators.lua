@@ -16,8 +16,9 @@ local function lines(conn)
   return function() return next_line(conn) end
 end
 
+-- No tail call: while the read waits, the frame of this function holds the order.
 local function ordered(conn, order)
-  return function() return next_of(conn, order) end
+  return function() return (next_of(conn, order)) end
 end
 
 core.read_iterators(chunks, lines, ordered)

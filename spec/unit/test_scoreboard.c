@@ -383,6 +383,19 @@ static void each_place_is_another_turn(void **state) {
   assert_true(was_told(1));
 }
 
+static void a_turn_that_a_lower_max_took_away_comes_again(void **state) {
+  sd_scoreboard *sb = *state, a = join_and_tell(sb, 0), b = join_and_tell(sb, 1);
+  sd_scoreboard_set_max(sb, 0, 1);
+  assert_int_equal(claim(&a, 0), 0);
+  uint64_t ticket = wait_in_line(&b);
+  sd_scoreboard_release(&a, 0);
+  assert_true(was_told(1));
+  sd_scoreboard_set_max(sb, 0, 0);
+  assert_int_equal(claim(&b, ticket), -EAGAIN);
+  sd_scoreboard_set_max(&a, 0, 1);
+  assert_true(was_told(1));
+}
+
 static void a_place_that_lies_is_noticed_once(void **state) {
   sd_scoreboard *sb = *state, a = join_and_tell(sb, 0), b = join_and_tell(sb, 1);
   sd_scoreboard_set_max(sb, 0, 1);
@@ -390,9 +403,9 @@ static void a_place_that_lies_is_noticed_once(void **state) {
   wait_in_line(&b);
   sd_scoreboard_release(&a, 0);
   uint64_t now = sd_scoreboard_clock(), late = now + SD_SCOREBOARD_PATIENCE + 1;
-  assert_false(sd_scoreboard_is_forsaken(&a, 0, now));
-  assert_true(sd_scoreboard_is_forsaken(&a, 0, late));
-  assert_false(sd_scoreboard_is_forsaken(&a, 0, late));
+  assert_int_equal(sd_scoreboard_turn(&a, 0, now), SD_TURN_TOLD);
+  assert_int_equal(sd_scoreboard_turn(&a, 0, late), SD_TURN_FORSAKEN);
+  assert_int_equal(sd_scoreboard_turn(&a, 0, late), SD_TURN_NONE);
 }
 
 static void who_lets_a_place_lie_is_passed_over(void **state) {
@@ -682,6 +695,7 @@ int main(void) {
     TEST(the_next_one_is_told_when_its_turn_comes),
     TEST(only_the_first_in_line_is_told),
     TEST(each_place_is_another_turn),
+    TEST(a_turn_that_a_lower_max_took_away_comes_again),
     TEST(a_place_that_lies_is_noticed_once),
     TEST(who_lets_a_place_lie_is_passed_over),
     TEST(the_dead_wait_no_longer),
