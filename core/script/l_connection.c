@@ -781,10 +781,14 @@ static const luaL_Reg methods[] = {
   { NULL, NULL },
 };
 
-/* The class on top without its finalizer; what else it has is Lua's to say, later. */
+/* The class without its finalizer. */
 static void register_gone(lua_State *L) {
   lua_newtable(L);
   gone_class = lua_topointer(L, -1);
+  luaL_getmetatable(L, CONN);
+  lua_getfield(L, -1, "__index");
+  lua_setfield(L, -3, "__index");
+  lua_pop(L, 1);
   lua_pushliteral(L, CONN);
   lua_setfield(L, -2, "__metatable");
   lua_pushvalue(L, -1);

@@ -7,6 +7,7 @@
 local core = require "sockdrawer.core"
 local process = require "spec.support.process"
 local server = require "spec.support.server"
+require "sockdrawer.iterators" -- the clients read lines
 
 local soak = { CLIENTS = 10000, LOOPS = 4, SECONDS = 300 }
 
