@@ -12,7 +12,7 @@
 #include "l_shared.h"
 #include "net/connection.h"
 
-enum { ROUNDS = 8 };
+enum { ROUNDS = 8, HOLD_BACK = 500000 /* ns */ };
 
 /* ---- owners ---- */
 
@@ -212,17 +212,44 @@ static void run(sd_task *task, int nargs) {
   sd_eager_turn(sd_the_vm.L);
 }
 
-/* What they have written goes out a group at a time. */
-static void run_round(void) {
-  sd_vm *vm = &sd_the_vm;
+/* How many run before what they have written goes out: a group, but where they take long only
+ * as many as take HOLD_BACK, as the last ones did. Nobody's answer waits for others' work. */
+static unsigned together = SD_LOOP_GROUP;
+
+static void send_written(unsigned ran, uint64_t *since) {
+  uint64_t each = (sd_scoreboard_clock() - *since) / ran;
+  uint64_t fits = each > 0 ? HOLD_BACK / each : SD_LOOP_GROUP;
+  together = fits >= SD_LOOP_GROUP ? SD_LOOP_GROUP : fits > 0 ? (unsigned)fits : 1;
+  sd_conn_flush_dirty(&sd_the_vm.loop);
+  *since = sd_scoreboard_clock();
+}
+
+static void run_first(void) {
+  sd_task *task = sd_the_vm.ready;
+  dequeue(task);
+  run(task, task->pending);
+}
+
+static void run_several(unsigned n) {
+  uint64_t since = sd_scoreboard_clock();
   unsigned ran = 0;
-  for (unsigned n = vm->nready; n > 0 && vm->ready != NULL; n--) {
-    sd_task *task = vm->ready;
-    dequeue(task);
-    run(task, task->pending);
-    if (++ran % SD_LOOP_GROUP == 0) sd_conn_flush_dirty(&vm->loop);
+  for (; n > 0 && sd_the_vm.ready != NULL; n--) {
+    run_first();
+    if (++ran < together) continue;
+    send_written(ran, &since);
+    ran = 0;
   }
-  sd_conn_flush_dirty(&vm->loop);
+  if (ran > 0) send_written(ran, &since);
+}
+
+/* Once around those who are ready now. */
+static void run_round(void) {
+  unsigned n = sd_the_vm.nready;
+  if (n > 1)
+    run_several(n);
+  else if (n == 1)
+    run_first();
+  sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 
 void sd_task_run_woken(void *unused) {

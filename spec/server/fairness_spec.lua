@@ -20,6 +20,13 @@ local handlers = {
   crumbs = function(conn) while conn:write "x" do end end,
   pipe = function(conn, args) conn:pipe(assert(sd.connect("unix:" .. args.folder .. "/sink"))) end,
   deaf = function() sd.sleep(60) end,
+  slow = function(conn)
+    for _ in conn:lines() do
+      local begun = sd.time()
+      while sd.time() - begun < 0.02 do end
+      conn:write(("%.6f\n"):format(begun))
+    end
+  end,
 }
 
 for name, handler in pairs(handlers) do
@@ -95,6 +102,27 @@ describe("a loop", function()
       c:close()
     end)
   end
+
+  -- Asks all at once, while another one's handler holds the loop; when the first answer has come, and when the last
+  -- handler has begun.
+  local function ask_all(holder, all)
+    assert(holder:send "now\n")
+    for _, c in ipairs(all) do assert(c:send "now\n") end
+    assert(socket.select(all, nil, 10 * process.scale)[1], "nobody has answered")
+    local first, last = socket.gettime(), 0
+    for _, c in ipairs(all) do last = math.max(last, tonumber(client.line(c, 10))) end
+    client.line(holder)
+    return first, last
+  end
+
+  it("sends an answer when it is there, and not when others who take long have theirs", function()
+    local holder, all = assert(s:connect "slow_tcp"), client.many(s, 10, "slow_tcp")
+    ask_all(holder, all)
+    local first, last = ask_all(holder, all)
+    assert.is_true(first < last, ("the first answer came %.3f s after the last handler had begun"):format(first - last))
+    holder:close()
+    client.close_all(all)
+  end)
 
   local function memory()
     return tonumber(process.read_file("/proc/" .. s:workers()[1] .. "/status"):match "VmRSS:%s+(%d+)")
