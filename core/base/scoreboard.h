@@ -63,6 +63,8 @@ typedef struct {
   _Atomic uint64_t part_errors; /* calls of code in place of the pool's own that failed */
 } sd_pool_counters;
 
+/* What is written at every entry lies in one line: the padding is meant.
+ * NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding) */
 typedef struct {
   /* Written by the worker, entered_ns and what follows at every entry. */
   _Alignas(SD_SCOREBOARD_LINE) _Atomic uint64_t entered_ns; /* 0: not in Lua */

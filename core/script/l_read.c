@@ -727,7 +727,7 @@ static int l_next(lua_State *L) {
   l_conn *c = sd_l_conn_check(L, 1);
   const read_op *order = lua_touserdata(L, 2);
   bool known = order != NULL && lua_getmetatable(L, 2) && lua_topointer(L, -1) == order_class;
-  luaL_argcheck(L, known, 2, "an order of chunks, lines, frames or buffers expected");
+  if (!known) return luaL_argerror(L, 2, "an order of chunks, lines, frames or buffers expected");
   return step(L, c, order);
 }
 
