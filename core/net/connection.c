@@ -14,7 +14,7 @@
 
 enum {
   DIRECT = 16384,            /* so much is not worth copying first */
-  SPARE = 8192,              /* a block larger than that is not kept for others */
+  SPARE = 32768,             /* a block larger than that is not kept for others */
   SHARE = 512 * 1024,        /* bytes one connection may move in a turn */
   MESSAGE = 512,             /* bytes that a message counts for, at least */
   LINGER = 1000,             /* milliseconds between our FIN and the close */
@@ -343,19 +343,14 @@ void sd_conn_lose(sd_conn *c, int err, bool reads) {
   write_failed(c, err);
 }
 
-/* Most gather a little, send it and are done, a group at a time: they share a few blocks. */
+/* Most gather a little, send it and are done, one after the other: they share one block. */
 static void borrow_spare(sd_conn *c) {
-  sd_loop *loop = c->loop;
-  if (c->out.block == NULL && loop->nspares > 0) sd_buffer_hand_on(&loop->spares[--loop->nspares], &c->out);
+  sd_buffer_hand_on(&c->loop->spare, &c->out);
 }
 
 static void consume_sent(sd_conn *c, size_t n) {
-  sd_loop *loop = c->loop;
-  bool keep = n == sd_conn_queued(c) && loop->nspares < SD_LOOP_GROUP && sd_buffer_capacity(&c->out) <= SPARE;
-  if (keep)
-    sd_buffer_hand_on(&c->out, &loop->spares[loop->nspares++]);
-  else
-    sd_buffer_consume(&c->out, n);
+  if (n == sd_conn_queued(c) && sd_buffer_capacity(&c->out) <= SPARE) sd_buffer_hand_on(&c->out, &c->loop->spare);
+  sd_buffer_consume(&c->out, n);
 }
 
 void sd_conn_flush(sd_conn *c) {
@@ -558,7 +553,7 @@ static void on_timer(sd_timer *timer) {
 }
 
 int sd_conn_open(sd_conn *c, sd_loop *loop, int fd, const sd_conn_limits *limits, const sd_conn_events *events) {
-  c->source = (sd_source){ .fd = fd, .on_events = on_events };
+  c->source = (sd_source){ .fd = fd, .on_events = on_events, .groups = true };
   c->timer.fire = on_timer;
   c->loop = loop;
   c->limits = limits;

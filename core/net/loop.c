@@ -14,18 +14,25 @@ static void fetch_ahead(const sd_loop *loop, int at) {
   for (int line = 0; line < SD_LOOP_FETCH; line++) __builtin_prefetch(source + (ptrdiff_t)line * 64, 1);
 }
 
-/* In groups: what was received for some is taken in, then all their tasks run, then all their
- * answers go out. One after the other the same code runs for each, and finds itself in the
- * nearest cache; from one message to the next, the kernel would push it out of there. */
+static void end_group(sd_loop *loop) {
+  if (loop->on_group != NULL) loop->on_group(loop->owner);
+}
+
+/* In groups: what was received for some is taken in, and then all their tasks run. The same code
+ * runs for one after the other and finds itself in the nearest cache. Nothing else overtakes
+ * them: who is accepted comes after those who were there. */
 static void run_batch(sd_loop *loop) {
   for (loop->batch_at = 0; loop->batch_at < loop->batch_count; loop->batch_at++) {
     struct epoll_event *event = &loop->batch[loop->batch_at];
     fetch_ahead(loop, loop->batch_at + 1);
     sd_source *source = event->data.ptr;
+    if (source == NULL) continue;
+    if (!source->groups) end_group(loop);
+    source = event->data.ptr; /* what has run may have closed it */
     if (source != NULL) source->on_events(source, event->events);
-    bool ends = loop->batch_at % SD_LOOP_GROUP == SD_LOOP_GROUP - 1 || loop->batch_at == loop->batch_count - 1;
-    if (ends && loop->on_group != NULL) loop->on_group(loop->owner);
+    if (loop->batch_at % SD_LOOP_GROUP == SD_LOOP_GROUP - 1) end_group(loop);
   }
+  end_group(loop);
   loop->batch_count = 0;
 }
 
@@ -145,7 +152,7 @@ void sd_loop_unwatch(sd_loop *loop, sd_source *source) {
 }
 
 void sd_loop_forget(sd_loop *loop, sd_source *source) {
-  for (int i = loop->batch_at + 1; i < loop->batch_count; i++)
+  for (int i = loop->batch_at; i < loop->batch_count; i++)
     if (loop->batch[i].data.ptr == source) loop->batch[i].data.ptr = NULL;
 }
 
@@ -165,6 +172,6 @@ void sd_loop_close(sd_loop *loop) {
   assert(err == 0);
   (void)err;
   close(loop->epoll);
-  while (loop->nspares > 0) sd_buffer_free(&loop->spares[--loop->nspares]);
+  sd_buffer_free(&loop->spare);
   sd_timers_free(&loop->timers);
 }

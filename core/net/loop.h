@@ -25,6 +25,7 @@ typedef struct sd_source sd_source;
 struct sd_source {
   void (*on_events)(sd_source *source, uint32_t events);
   int fd;
+  bool groups; /* what it wakes may run a little later, with what others have woken */
 };
 
 /* Work put off to the next turn of the loop: what ran long enough this turn. */
@@ -48,9 +49,8 @@ struct sd_loop {
   sd_timers timers;
   uint64_t clock_armed;
   sd_deferred *deferred, **deferred_tail;
-  struct sd_conn *dirty;        /* have gathered writes (connection.h) */
-  sd_buffer spares[SD_LOOP_GROUP]; /* empty ones, for the next who gather */
-  int nspares;
+  struct sd_conn *dirty;         /* have gathered writes (connection.h) */
+  sd_buffer spare;               /* an empty one, for the next who gathers */
   bool (*on_turn)(void *owner);  /* before each poll; true: there is more to do */
   void (*on_group)(void *owner); /* after each group of events */
   void *owner;

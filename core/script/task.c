@@ -12,7 +12,7 @@
 #include "l_shared.h"
 #include "net/connection.h"
 
-enum { ROUNDS = 8, HOLD_BACK = 500000 /* ns */ };
+enum { ROUNDS = 8 };
 
 /* ---- owners ---- */
 
@@ -210,46 +210,17 @@ static void run(sd_task *task, int nargs) {
     settle_end(task, status);
   if (sd_heap_refused) sd_heap_relieve();
   sd_eager_turn(sd_the_vm.L);
+  /* At once, and not with others' answers: the next one to run may never let go. */
+  if (sd_the_vm.loop.dirty != NULL) sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 
-/* How many run before what they have written goes out: a group, but where they take long only
- * as many as take HOLD_BACK, as the last ones did. Nobody's answer waits for others' work. */
-static unsigned together = SD_LOOP_GROUP;
-
-static void send_written(unsigned ran, uint64_t *since) {
-  uint64_t each = (sd_scoreboard_clock() - *since) / ran;
-  uint64_t fits = each > 0 ? HOLD_BACK / each : SD_LOOP_GROUP;
-  together = fits >= SD_LOOP_GROUP ? SD_LOOP_GROUP : fits > 0 ? (unsigned)fits : 1;
-  sd_conn_flush_dirty(&sd_the_vm.loop);
-  *since = sd_scoreboard_clock();
-}
-
-static void run_first(void) {
-  sd_task *task = sd_the_vm.ready;
-  dequeue(task);
-  run(task, task->pending);
-}
-
-static void run_several(unsigned n) {
-  uint64_t since = sd_scoreboard_clock();
-  unsigned ran = 0;
-  for (; n > 0 && sd_the_vm.ready != NULL; n--) {
-    run_first();
-    if (++ran < together) continue;
-    send_written(ran, &since);
-    ran = 0;
-  }
-  if (ran > 0) send_written(ran, &since);
-}
-
-/* Once around those who are ready now. */
 static void run_round(void) {
-  unsigned n = sd_the_vm.nready;
-  if (n > 1)
-    run_several(n);
-  else if (n == 1)
-    run_first();
-  sd_conn_flush_dirty(&sd_the_vm.loop);
+  sd_vm *vm = &sd_the_vm;
+  for (unsigned n = vm->nready; n > 0 && vm->ready != NULL; n--) {
+    sd_task *task = vm->ready;
+    dequeue(task);
+    run(task, task->pending);
+  }
 }
 
 void sd_task_run_woken(void *unused) {
@@ -293,7 +264,6 @@ void sd_task_continue(sd_task *task, int n) {
   assert(task->state == SD_TASK_WAITING);
   finish_wait(task);
   run(task, n);
-  sd_conn_flush_dirty(&sd_the_vm.loop);
 }
 
 /* ---- starting and waiting ---- */
