@@ -1,9 +1,12 @@
-/* libuv outside, an edge-triggered epoll inside. */
+/* Turns: timers, tasks, sockets, and libuv when it has something to do. */
 #include "loop.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <unistd.h>
+
+#include "bare.h"
 
 /* With many connections, what belongs to the next ones is in no near cache: it is fetched while
  * the kernel works for those before. What is fetched in vain does no harm. */
@@ -36,46 +39,6 @@ static void run_batch(sd_loop *loop) {
   loop->batch_count = 0;
 }
 
-static void on_epoll(uv_poll_t *poll, int status, int events) {
-  sd_loop *loop = poll->data;
-  (void)status;
-  (void)events;
-  int n = epoll_wait(loop->epoll, loop->batch, SD_LOOP_BATCH, 0);
-  if (n <= 0) return;
-  loop->batch_count = n;
-  run_batch(loop);
-}
-
-static void on_clock(uv_timer_t *clock);
-
-/* Once a turn, before the poll, and never from a timer: libuv runs one that is armed
- * for now in the same sweep, over and over, and sockets would never be looked at. */
-static void set_clock(sd_loop *loop) {
-  uint64_t next = sd_timers_next(&loop->timers);
-  if (next == loop->clock_armed) return;
-  loop->clock_armed = next;
-  if (next == UINT64_MAX) {
-    uv_timer_stop(&loop->clock);
-    return;
-  }
-  uint64_t now = uv_now(&loop->uv);
-  uv_timer_start(&loop->clock, on_clock, next > now ? next - now : 0, 0);
-}
-
-static void on_clock(uv_timer_t *clock) {
-  sd_loop *loop = clock->data;
-  loop->clock_armed = UINT64_MAX;
-  sd_timers_run(&loop->timers, uv_now(&loop->uv));
-}
-
-static void on_awake(uv_idle_t *idle) {
-  (void)idle; /* being active is all it does */
-}
-
-void sd_loop_stay_awake(sd_loop *loop) {
-  uv_idle_start(&loop->awake, on_awake);
-}
-
 void sd_loop_defer(sd_loop *loop, sd_deferred *deferred) {
   if (deferred->waiting) return;
   deferred->waiting = true;
@@ -83,7 +46,6 @@ void sd_loop_defer(sd_loop *loop, sd_deferred *deferred) {
   deferred->next = NULL;
   *loop->deferred_tail = deferred;
   loop->deferred_tail = &deferred->next;
-  sd_loop_stay_awake(loop);
 }
 
 void sd_loop_undefer(sd_loop *loop, sd_deferred *deferred) {
@@ -104,41 +66,93 @@ static void run_deferred(sd_loop *loop) {
   }
 }
 
-static void on_prepare(uv_prepare_t *prepare) {
-  sd_loop *loop = prepare->data;
+static void on_libuv(sd_source *source, uint32_t events) {
+  (void)events;
+  sd_loop *loop = (sd_loop *)(void *)((char *)source - offsetof(sd_loop, libuv));
+  loop->libuv_due = true;
+}
+
+/* How long a poll may take at most, in milliseconds; -1: for ever. */
+static int patience(const sd_loop *loop) {
+  int libuv = uv_backend_timeout(&loop->uv);
+  uint64_t next = sd_timers_next(&loop->timers), now = sd_loop_now(loop);
+  if (next == UINT64_MAX) return libuv;
+  uint64_t own = next > now ? next - now : 0;
+  if (libuv >= 0 && (uint64_t)libuv < own) return libuv;
+  return own < INT_MAX ? (int)own : INT_MAX;
+}
+
+static void poll_sockets(sd_loop *loop, int ms) {
+  int n = sd_bare_epoll_wait(loop->epoll, loop->batch, SD_LOOP_BATCH, ms);
+  if (ms != 0) uv_update_time(&loop->uv);
+  if (n <= 0) return;
+  loop->batch_count = n;
+  run_batch(loop);
+}
+
+static void run_timers(sd_loop *loop) {
+  uv_update_time(&loop->uv);
+  uint64_t now = sd_loop_now(loop);
+  if (sd_timers_next(&loop->timers) <= now) sd_timers_run(&loop->timers, now);
+}
+
+/* What no descriptor tells of: handles that close, descriptors that it has not registered yet, timers. */
+static void poll_libuv(sd_loop *loop) {
+  if (!loop->libuv_due && uv_backend_timeout(&loop->uv) != 0) return;
+  loop->libuv_due = false;
+  uv_run(&loop->uv, UV_RUN_NOWAIT);
+}
+
+void sd_loop_turn(sd_loop *loop, bool wait) {
   loop->turn++;
   run_deferred(loop);
   bool more = loop->on_turn != NULL && loop->on_turn(loop->owner);
-  if (more || loop->deferred != NULL)
-    uv_idle_start(&loop->awake, on_awake);
-  else
-    uv_idle_stop(&loop->awake);
-  set_clock(loop);
+  bool waits = wait && !more && !loop->stopped && loop->deferred == NULL;
+  poll_sockets(loop, waits ? patience(loop) : 0);
+  run_timers(loop);
+  poll_libuv(loop);
+}
+
+void sd_loop_run(sd_loop *loop) {
+  loop->stopped = false;
+  uv_update_time(&loop->uv);
+  while (!loop->stopped) sd_loop_turn(loop, true);
+}
+
+void sd_loop_stop(sd_loop *loop) {
+  loop->stopped = true;
+}
+
+static void do_nothing(uv_prepare_t *presence) {
+  (void)presence;
+}
+
+/* Level-triggered: libuv may leave some of it for its next turn. */
+static int watch_libuv(sd_loop *loop) {
+  loop->libuv = (sd_source){ .on_events = on_libuv, .fd = uv_backend_fd(&loop->uv), .groups = true };
+  struct epoll_event event = { .events = EPOLLIN, .data.ptr = &loop->libuv };
+  return epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->libuv.fd, &event) < 0 ? -errno : 0;
+}
+
+static int open_epoll(sd_loop *loop) {
+  loop->epoll = epoll_create1(EPOLL_CLOEXEC);
+  if (loop->epoll < 0) return -errno;
+  int err = watch_libuv(loop);
+  if (err) close(loop->epoll);
+  return err;
 }
 
 int sd_loop_init(sd_loop *loop) {
   int err = uv_loop_init(&loop->uv);
   if (err) return err;
-  loop->epoll = epoll_create1(EPOLL_CLOEXEC);
-  if (loop->epoll < 0) {
-    err = -errno;
-    uv_loop_close(&loop->uv);
-    return err;
-  }
-  err = uv_poll_init(&loop->uv, &loop->poll, loop->epoll);
+  err = open_epoll(loop);
   if (err) {
-    close(loop->epoll);
     uv_loop_close(&loop->uv);
     return err;
   }
-  loop->clock_armed = UINT64_MAX;
   loop->deferred_tail = &loop->deferred;
-  loop->poll.data = loop->clock.data = loop->prepare.data = loop;
-  uv_timer_init(&loop->uv, &loop->clock);
-  uv_prepare_init(&loop->uv, &loop->prepare);
-  uv_idle_init(&loop->uv, &loop->awake);
-  uv_prepare_start(&loop->prepare, on_prepare);
-  return uv_poll_start(&loop->poll, UV_READABLE, on_epoll);
+  uv_prepare_init(&loop->uv, &loop->presence);
+  return uv_prepare_start(&loop->presence, do_nothing);
 }
 
 int sd_loop_watch(sd_loop *loop, sd_source *source, uint32_t events) {

@@ -1,6 +1,7 @@
-/* The event loop of a process: libuv, with one edge-triggered epoll nested in
- * it for the sockets of the data path. A descriptor is registered there once in
- * its life; libuv keeps timers, signals, DNS and child processes. */
+/* The event loop of a process: an edge-triggered epoll of our own, in which a
+ * descriptor is registered once in its life. libuv is a guest: it keeps signals,
+ * DNS, child processes, threads, and what users of luv want of it. Its epoll is
+ * one more descriptor in ours, so a message is paid with one wait and not two. */
 #ifndef SD_LOOP_H
 #define SD_LOOP_H
 
@@ -20,7 +21,7 @@ enum {
   SD_LOOP_FETCH = 9 /* lines of a connection */
 };
 
-/* Something with a descriptor in the nested epoll. A member of its owner. */
+/* Something with a descriptor in the epoll. A member of its owner. */
 typedef struct sd_source sd_source;
 struct sd_source {
   void (*on_events)(sd_source *source, uint32_t events);
@@ -40,14 +41,12 @@ struct sd_deferred {
 typedef struct sd_loop sd_loop;
 struct sd_loop {
   uv_loop_t uv;
-  uv_poll_t poll;
-  uv_timer_t clock;
-  uv_prepare_t prepare;
-  uv_idle_t awake; /* runs while something is ready: no blocking poll */
+  uv_prepare_t presence; /* does nothing: without a handle libuv takes itself for over */
+  sd_source libuv;       /* its epoll, in ours */
+  bool libuv_due, stopped;
   int epoll;
   int batch_at, batch_count; /* the batch under way, for sd_loop_unwatch */
   sd_timers timers;
-  uint64_t clock_armed;
   sd_deferred *deferred, **deferred_tail;
   struct sd_conn *dirty;         /* have gathered writes (connection.h) */
   sd_buffer spare;               /* an empty one, for the next who gathers */
@@ -64,6 +63,13 @@ struct sd_loop {
 /* Prepares the loop. 0 or a negative UV_E…; on failure nothing is left. */
 int sd_loop_init(sd_loop *loop);
 
+/* Takes turns until sd_loop_stop. */
+void sd_loop_run(sd_loop *loop);
+void sd_loop_stop(sd_loop *loop);
+
+/* One turn, which may wait for something to happen if `wait`. */
+void sd_loop_turn(sd_loop *loop, bool wait);
+
 /* Registers a descriptor for its life (edge-triggered). 0 or -errno. */
 int sd_loop_watch(sd_loop *loop, sd_source *source, uint32_t events);
 
@@ -79,15 +85,12 @@ static inline uint64_t sd_loop_now(const sd_loop *loop) {
   return uv_now(&loop->uv);
 }
 
-/* Arms a timer of this loop, which wakes for it: the clock is set before each poll. */
+/* Arms a timer of this loop, which wakes for it. */
 int sd_loop_arm(sd_loop *loop, sd_timer *timer, uint64_t when);
 
 /* Runs it on the next turn, once. */
 void sd_loop_defer(sd_loop *loop, sd_deferred *deferred);
 void sd_loop_undefer(sd_loop *loop, sd_deferred *deferred);
-
-/* The next poll does not block. */
-void sd_loop_stay_awake(sd_loop *loop);
 
 /* Closes its handles and the loop. Sources must be gone. */
 void sd_loop_close(sd_loop *loop);

@@ -1,4 +1,4 @@
-/* Deadlines in a binary heap: one uv_timer serves them all.
+/* Deadlines in a binary heap: the loop wakes for the first.
  * A timer is a member of its owner. Moving one later is free while it is armed
  * earlier: owners keep their true deadline, and re-arm when the early one fires. */
 #ifndef SD_TIMERS_H

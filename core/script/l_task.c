@@ -160,7 +160,7 @@ static int l_run(lua_State *L) {
   if (vm->running) return luaL_error(L, "core.run: it runs already");
   spawn_from(L, 1, NULL);
   vm->running = true;
-  uv_run(&vm->loop.uv, UV_RUN_DEFAULT);
+  sd_loop_run(&vm->loop);
   vm->running = false;
   lua_pushinteger(L, vm->status);
   return 1;
@@ -168,7 +168,7 @@ static int l_run(lua_State *L) {
 
 static int l_stop(lua_State *L) {
   sd_the_vm.status = (int)luaL_optinteger(L, 1, 0);
-  uv_stop(&sd_the_vm.loop.uv);
+  sd_loop_stop(&sd_the_vm.loop);
   return 0;
 }
 

@@ -84,7 +84,7 @@ static void enqueue(sd_task *task) {
   task->next_ready = NULL;
   *vm->ready_tail = task;
   vm->ready_tail = &task->next_ready;
-  if (vm->nready++ == 0) sd_loop_stay_awake(&vm->loop);
+  vm->nready++;
 }
 
 static void dequeue(sd_task *task) {

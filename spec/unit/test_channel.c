@@ -96,11 +96,11 @@ static int tear_down(void **state) {
 }
 
 static void turn(void) {
-  uv_run(&loop->uv, UV_RUN_NOWAIT);
+  sd_loop_turn(loop, false);
 }
 
 static void await(const int *counter, int value) {
-  while (*counter < value) uv_run(&loop->uv, UV_RUN_ONCE);
+  while (*counter < value) sd_loop_turn(loop, true);
 }
 
 static int send_text(const char *text) {
@@ -299,7 +299,7 @@ static void leaves_turns_to_others(void **state) {
   pthread_join(thread, NULL);
   close(fd);
   assert_true(messages > 10);
-  assert_true(most <= 2 * 16 + 1); /* events and deferred work of one uv_run */
+  assert_true(most <= 2 * 16 + 1); /* events and deferred work of one turn */
   assert_true(turns > 10);
 }
 

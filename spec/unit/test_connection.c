@@ -85,19 +85,19 @@ static int close_loop(void **state) {
 }
 
 /* What is gathered goes out before the loop waits, as after each task. */
-static void turn_as(uv_run_mode mode) {
+static void turn_and(bool wait) {
   sd_conn_flush_dirty(loop);
-  uv_run(&loop->uv, mode);
+  sd_loop_turn(loop, wait);
 }
 
 static void turn(void) {
-  turn_as(UV_RUN_NOWAIT);
+  turn_and(false);
 }
 
 /* Turns until the counter moves; CTest ends a test that waits for ever. */
 static void await(const int *counter) {
   int before = *counter;
-  while (*counter == before) turn_as(UV_RUN_ONCE);
+  while (*counter == before) turn_and(true);
 }
 
 static probe *open_on(int fd, int peer) {
@@ -344,7 +344,7 @@ static void moves_no_more_than_its_share_in_a_turn(void **state) {
     turn();
     if (p->got - before > most) most = p->got - before;
   }
-  assert_true(most <= 2 * (SHARE + SD_LOOP_SCRATCH)); /* timers and events of one uv_run */
+  assert_true(most <= 2 * (SHARE + SD_LOOP_SCRATCH)); /* timers and events of one turn */
   drop(p);
 }
 

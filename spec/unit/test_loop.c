@@ -27,7 +27,7 @@ static int close_loop(void **state) {
 }
 
 static void turn(void) {
-  uv_run(&loop->uv, UV_RUN_NOWAIT);
+  sd_loop_turn(loop, false);
 }
 
 typedef struct watched watched;
@@ -193,7 +193,6 @@ static void arm_for_now(sd_timer *timer) {
   sd_loop_arm(loop, timer, sd_loop_now(loop));
 }
 
-/* libuv 1.44 runs a timer that is armed for now again at once, in the same sweep. */
 static void looks_at_sockets_although_a_timer_is_always_due(void **state) {
   (void)state;
   watched *w = watch();
@@ -226,7 +225,7 @@ static void wakes_for_the_first_timer_however_they_move(void **state) {
   sd_loop_arm(loop, &near, start + 40);
   turn();
   sd_loop_arm(loop, &near, start + 20); /* earlier again */
-  while (fired_at == 0) uv_run(&loop->uv, UV_RUN_ONCE);
+  while (fired_at == 0) sd_loop_turn(loop, true);
   assert_in_range(fired_at, start + 20, start + 5000);
   sd_timers_disarm(&loop->timers, &far);
 }
@@ -240,8 +239,118 @@ static void does_not_block_while_there_is_more_to_do(void **state) {
   (void)state;
   loop->on_turn = stay;
   loop->owner = &turns;
-  sd_loop_stay_awake(loop);
-  while (turns > 0) uv_run(&loop->uv, UV_RUN_ONCE); /* hangs if one of them blocks */
+  while (turns > 1) sd_loop_turn(loop, true); /* hangs if one of them blocks */
+}
+
+/* ---- libuv, the guest ---- */
+
+static int guests;
+
+static void guest_timer(uv_timer_t *timer) {
+  (void)timer;
+  guests++;
+}
+
+static void guest_poll(uv_poll_t *poll, int status, int events) {
+  (void)status;
+  (void)events;
+  guests++;
+  uv_poll_stop(poll);
+}
+
+static void guest_work(uv_work_t *work) {
+  (void)work;
+}
+
+static void guest_worked(uv_work_t *work, int status) {
+  (void)work;
+  (void)status;
+  guests++;
+}
+
+static void on_gone(uv_handle_t *guest) {
+  guest->data = NULL;
+}
+
+static void see_off(void *guest) {
+  uv_handle_t *handle = guest;
+  handle->data = loop;
+  uv_close(handle, on_gone);
+  while (handle->data != NULL) sd_loop_turn(loop, true);
+}
+
+/* No socket and no timer of ours wakes the loop in these: it hangs if libuv's do not. */
+static void wakes_for_a_timer_of_libuv(void **state) {
+  uv_timer_t timer;
+  (void)state;
+  guests = 0;
+  uv_timer_init(&loop->uv, &timer);
+  uv_timer_start(&timer, guest_timer, 20, 0);
+  while (guests == 0) sd_loop_turn(loop, true);
+  see_off(&timer);
+}
+
+static void wakes_for_a_descriptor_that_libuv_has_not_registered_yet(void **state) {
+  uv_poll_t poll;
+  int fds[2];
+  (void)state;
+  guests = 0;
+  assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+  sd_loop_turn(loop, false);
+  uv_poll_init(&loop->uv, &poll, fds[0]);
+  uv_poll_start(&poll, UV_READABLE, guest_poll);
+  assert_int_equal(write(fds[1], "x", 1), 1);
+  while (guests == 0) sd_loop_turn(loop, true);
+  see_off(&poll);
+  close(fds[0]);
+  close(fds[1]);
+}
+
+static void wakes_for_work_that_a_thread_has_done(void **state) {
+  uv_work_t work;
+  (void)state;
+  guests = 0;
+  uv_queue_work(&loop->uv, &work, guest_work, guest_worked);
+  while (guests == 0) sd_loop_turn(loop, true);
+}
+
+static void serves_libuv_although_there_is_always_more_to_do(void **state) {
+  int turns = 1 << 30;
+  (void)state;
+  loop->on_turn = stay;
+  loop->owner = &turns;
+  wakes_for_a_timer_of_libuv(NULL);
+  wakes_for_a_descriptor_that_libuv_has_not_registered_yet(NULL);
+  wakes_for_work_that_a_thread_has_done(NULL);
+}
+
+static void guest_stops(uv_timer_t *timer) {
+  (void)timer;
+  sd_loop_stop(loop);
+}
+
+static void runs_until_it_is_stopped(void **state) {
+  uv_timer_t timer;
+  (void)state;
+  uv_timer_init(&loop->uv, &timer);
+  for (int i = 0; i < 2; i++) {
+    uv_timer_start(&timer, guest_stops, 1, 0);
+    sd_loop_run(loop);
+  }
+  see_off(&timer);
+}
+
+static bool stop_now(void *unused) {
+  (void)unused;
+  sd_loop_stop(loop);
+  return false;
+}
+
+/* Nothing would wake it if it waited once more. */
+static void does_not_wait_once_it_is_stopped(void **state) {
+  (void)state;
+  loop->on_turn = stop_now;
+  sd_loop_run(loop);
 }
 
 int main(void) {
@@ -255,6 +364,12 @@ int main(void) {
     TEST(looks_at_sockets_although_a_timer_is_always_due),
     TEST(wakes_for_the_first_timer_however_they_move),
     TEST(does_not_block_while_there_is_more_to_do),
+    TEST(wakes_for_a_timer_of_libuv),
+    TEST(wakes_for_a_descriptor_that_libuv_has_not_registered_yet),
+    TEST(wakes_for_work_that_a_thread_has_done),
+    TEST(serves_libuv_although_there_is_always_more_to_do),
+    TEST(runs_until_it_is_stopped),
+    TEST(does_not_wait_once_it_is_stopped),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -71,7 +71,7 @@ static int set_up(void **state) {
     content[i] = malloc(LENGTH);
     for (size_t j = 0; j < LENGTH; j++) content[i][j] = (char)(j * 31 + (j >> 9) + (size_t)i);
   }
-  uv_run(&loop->uv, UV_RUN_NOWAIT);
+  sd_loop_turn(loop, false);
   pipe_ = calloc(1, sizeof *pipe_);
   return 0;
 }
@@ -95,7 +95,7 @@ static void join(void) {
 
 static void turn(void) {
   sd_conn_flush_dirty(loop);
-  uv_run(&loop->uv, UV_RUN_NOWAIT);
+  sd_loop_turn(loop, false);
 }
 
 static void send_some(int i) {
@@ -222,7 +222,7 @@ static void silence_on_both_sides_ends_it(void **state) {
     turn();
   }
   uint64_t moved = sd_loop_now(loop);
-  while (!over) uv_run(&loop->uv, UV_RUN_ONCE);
+  while (!over) sd_loop_turn(loop, true);
   assert_true(sd_loop_now(loop) >= moved + 59);
   assert_int_equal(at_the_end.err, SD_ETIMEOUT);
 }
