@@ -3,12 +3,11 @@
 -- Where there are more loops than processors they share those there are: what is counted holds with more, what
 -- processors cost each other does not show. See docs/scaling.md.
 local argparse = require "argparse"
-local json = require "dkjson"
+local control = require "bench.control"
 local machine = require "bench.machine"
 local process = require "spec.support.process"
 local report = require "bench.report"
 local socket = require "socket"
-local unix = require "socket.unix"
 
 local BINDINGS = { "kernel", "auto", "least_connections", "round_robin", "cpu" }
 local CHURNING, PLACES, IDLE, WARM = 64, 8, 400, 0.08
@@ -29,20 +28,6 @@ local function parse(words)
 end
 
 -- ---------------------------------------------------------------- who it is, and what it has used
-
-local function control(path)
-  local client = unix.stream and unix.stream() or unix()
-  client:settimeout(30)
-  assert(client:connect(path))
-  local peer = {}
-  function peer.call(method, params)
-    client:send(json.encode { jsonrpc = "2.0", id = 1, method = method, params = params } .. "\n")
-    local answer = assert(json.decode((assert(client:receive "*l"))))
-    return answer.result or error(method .. ": " .. answer.error.message, 0)
-  end
-  function peer.close() client:close() end
-  return peer
-end
 
 local function path_of(server)
   return ("%s/%d.sock"):format(machine.folder, server.port)
@@ -259,7 +244,7 @@ end
 local function ready(server, loops)
   local group
   process.eventually(function()
-    local ok, peer = pcall(control, path_of(server))
+    local ok, peer = pcall(control.connect, path_of(server))
     if not ok then return end
     group = { server = server, supervisor = server.child.pid, control = peer }
     return peer.call "status".state == "ready" or peer.close()

@@ -98,15 +98,14 @@ function standing.split(row)
   }
 end
 
-local SWAPS = [[while kill -0 %d 2>/dev/null; do $SOCKDRAWER -c $BUILD/%d.sock swap echo; sleep %g; done]]
-
 local function p99(server, seconds)
   return machine.load(server, { "echo", "-c", 400, "-d", seconds, "-w", 0.2 }, "1").p99
 end
 
 local function disturbed(server, seconds)
   local swapper = assert(process.start {
-    args = { "/usr/bin/taskset", "-c", "1", "/bin/sh", "-c", SWAPS:format(server.child.pid, server.port, SWAP_EVERY) },
+    args = { "/usr/bin/taskset", "-c", "1", "luajit", "bench/swapper.lua",
+      ("%s/%d.sock"):format(machine.folder, server.port), server.row.pool, tostring(SWAP_EVERY) },
     env = machine.environment,
   })
   local ok, result = pcall(p99, server, seconds)

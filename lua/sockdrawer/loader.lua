@@ -334,6 +334,7 @@ function M.main(channel_fd)
   local wire = require "sockdrawer.wire"
   core.ignore_signals { "TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "PIPE" }
   core.parent_death(1)
+  require "sockdrawer" -- what the code will ask for first: while it waits, not while somebody waits for it
   print = print_to_log -- luacheck: ignore 121
   return core.run(function() wire.new(core.channel(channel_fd or CHANNEL), jobs(core)) end)
 end

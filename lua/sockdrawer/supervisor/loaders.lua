@@ -6,7 +6,7 @@ local procfs = require "sockdrawer.procfs"
 
 local loaders = {}
 
-local LAST_LINES = 0.1
+local LAST_LINES, SOON = 0.1, 0.05
 
 ---@class sockdrawer.Loaders
 ---@field keeps_spare boolean not before it is known whose rights it should have
@@ -36,6 +36,14 @@ end
 --- Has one ready for the next job.
 function Loaders:keep_ready()
   if not self.spare and not self.closed and self.keeps_spare then self.spare = self:_spawn() end
+end
+
+-- Not before the change is made that the last one was for.
+function Loaders:_keep_ready_soon()
+  core.spawn(function()
+    core.park(SOON)
+    self:keep_ready()
+  end):detach()
 end
 
 function Loaders:_take()
@@ -76,7 +84,7 @@ function Loaders:job(op, params, what, fds)
   child:kill() -- it has done its one job
   child.log_ended:wait(LAST_LINES) -- what the script printed comes before what we say about it
   child.peer:close()
-  self:keep_ready()
+  self:_keep_ready_soon()
   return result, err, data
 end
 
