@@ -804,6 +804,7 @@ void sd_l_connection_register(lua_State *L) {
   conn_class = lua_topointer(L, -1);
   lua_getfield(L, -1, "__index");
   sd_l_read_register(L);
+  sd_l_iterators_register(L);
   sd_l_write_register(L);
   sd_l_pipe_register(L);
   sd_l_give_register(L);
@@ -814,7 +815,7 @@ void sd_l_connection_register(lua_State *L) {
   lua_setfield(L, -2, "connection_class");
   lua_pushcfunction(L, l_field);
   lua_setfield(L, -2, "connection_field");
-  sd_l_read_register_core(L);
+  sd_l_iterators_register_core(L);
   sd_l_move_register_core(L);
   sd_l_directory_register(L);
 }

@@ -1,5 +1,5 @@
 /* The connection as a handler sees it: a userdata with the C struct inside.
- * l_connection.c has its life and its small methods, l_read.c and l_write.c the
+ * l_connection.c has its life and its small methods, l_read_op.c and l_write.c the
  * two directions, l_move.c its ways from one code or loop to another, l_pipe.c and
  * l_connect.c what their names say; l_transport.c lets code of the user's carry the
  * bytes of one. */
@@ -114,9 +114,11 @@ void sd_l_conn_push_id(lua_State *L, const l_conn *c);
 void sd_l_conn_push_peer(lua_State *L, const l_conn *c);
 void sd_l_conn_push_local(lua_State *L, const l_conn *c);
 
-/* ---- l_read.c ---- */
-void sd_l_read_register(lua_State *L);      /* adds methods to the table on top */
-void sd_l_read_register_core(lua_State *L); /* core.read_iterators */
+void sd_l_read_register(lua_State *L);           /* l_read.c: adds methods to the table on top */
+void sd_l_iterators_register(lua_State *L);      /* l_iterators.c: adds methods to the table on top */
+void sd_l_iterators_register_core(lua_State *L); /* core.read_iterators */
+
+/* ---- l_read_op.c: what ends the wait of a read, or changes it ---- */
 void sd_l_read_on_readable(sd_conn *conn);
 void sd_l_read_on_deadline(sd_conn *conn);
 void sd_l_read_fail(l_conn *c, int err);
