@@ -1,16 +1,13 @@
 /* What this machine can do at most: an echo on bare epoll, one loop, no limits, no timeouts, no logs.
  * Edge-triggered, each descriptor registered once, the system call tried at once, no second read after a short
  * one. usage: limit PORT [PROCESSES]; prints `ready`. */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/tcp.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
 #include <unistd.h>
+
+#include "listen.h"
 
 enum { BUFFER = 65536, EVENTS = 512, ACCEPTS_A_TICK = 64 };
 
@@ -19,23 +16,6 @@ typedef struct {
   char *rest; /* what the socket did not take; nothing is read while there is some */
   size_t offset, length;
 } stream;
-
-static void die(const char *what) {
-  perror(what);
-  exit(1);
-}
-
-static int listen_on(int port) {
-  int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* accepted sockets inherit it */
-  struct sockaddr_in address = {
-    .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)
-  };
-  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 4096) != 0) die("listen");
-  return fd;
-}
 
 static void drop(stream *s) {
   close(s->fd);
@@ -110,20 +90,10 @@ static void serve(int listener) {
   }
 }
 
-/* Each process has its own socket on the same port: the kernel splits. */
+static int start(int port) {
+  return listen_on(port, SOCK_NONBLOCK);
+}
+
 int main(int argc, char **argv) {
-  if (argc < 2) return 2;
-  signal(SIGPIPE, SIG_IGN);
-  int port = atoi(argv[1]), processes = argc > 2 ? atoi(argv[2]) : 1, listener = listen_on(port);
-  pid_t parent = getpid();
-  for (int i = 1; i < processes; i++) {
-    if (fork() != 0) continue;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) return 1;
-    close(listener);
-    serve(listen_on(port));
-  }
-  puts("ready");
-  fflush(stdout);
-  serve(listener);
+  return serve_all(argc, argv, start, serve);
 }

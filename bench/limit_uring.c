@@ -2,17 +2,14 @@
  * buffers that all streams share and are sent from there, and all that a turn asks for goes to the kernel in the one
  * system call that waits for the next turn. Unlike limit.c it reads on while a peer takes nothing, until the buffers
  * are used up. usage: limit_uring PORT [PROCESSES]; prints `ready`. */
-#include <arpa/inet.h>
 #include <liburing.h>
-#include <netinet/tcp.h>
-#include <signal.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <unistd.h>
+
+#include "listen.h"
 
 enum { REQUESTS = 4096, ANSWERS = 16384, BUFFERS = 256, SIZE = 16384, GROUP = 0, NONE = -1 };
 enum { SETUP = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_COOP_TASKRUN };
@@ -36,23 +33,6 @@ static struct {
   unsigned length;
 } filled[BUFFERS];
 static stream *starved; /* found no buffer: they receive again when one is free */
-
-static void die(const char *what) {
-  perror(what);
-  exit(1);
-}
-
-static int listen_on(int port) {
-  int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* accepted sockets inherit it */
-  struct sockaddr_in address = {
-    .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)
-  };
-  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 4096) != 0) die("listen");
-  return fd;
-}
 
 static struct io_uring_sqe *request(void) {
   struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
@@ -182,7 +162,7 @@ static void set_up(void) {
 /* Where io_uring is forbidden nobody is to find a server that is about to end. */
 static int start(int port) {
   set_up();
-  return listen_on(port);
+  return listen_on(port, 0);
 }
 
 static void serve(int listener) {
@@ -203,20 +183,6 @@ static void serve(int listener) {
   }
 }
 
-/* Each process has its own socket on the same port: the kernel splits. */
 int main(int argc, char **argv) {
-  if (argc < 2) return 2;
-  signal(SIGPIPE, SIG_IGN);
-  int port = atoi(argv[1]), processes = argc > 2 ? atoi(argv[2]) : 1;
-  pid_t parent = getpid();
-  for (int i = 1; i < processes; i++) {
-    if (fork() != 0) continue;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) return 1;
-    serve(start(port));
-  }
-  int listener = start(port);
-  puts("ready");
-  fflush(stdout);
-  serve(listener);
+  return serve_all(argc, argv, start, serve);
 }

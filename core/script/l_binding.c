@@ -30,8 +30,7 @@ static int cpu_of(const sd_binding *binding, int fd) {
 static void hand(l_pool *pool, l_generation *g, int fd, uint32_t headcount) {
   pool->count++; /* as if it were here: pool and code stay until it is somewhere */
   g->connections++;
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, on_hand);
+  lua_State *co = sd_task_calling(on_hand);
   lua_pushstring(co, pool->name);
   lua_pushnumber(co, (lua_Number)g->number);
   lua_pushinteger(co, fd);
@@ -111,8 +110,6 @@ static int l_on_hand(lua_State *L) {
 void sd_l_binding_register(lua_State *L);
 
 void sd_l_binding_register(lua_State *L) {
-  lua_pushcfunction(L, l_reach);
-  lua_setfield(L, -2, "reach");
-  lua_pushcfunction(L, l_on_hand);
-  lua_setfield(L, -2, "on_hand");
+  static const luaL_Reg functions[] = { { "reach", l_reach }, { "on_hand", l_on_hand }, { NULL, NULL } };
+  luaL_register(L, NULL, functions);
 }

@@ -204,8 +204,7 @@ static void serve(acceptor *a, int fd) {
     close(fd);
     return;
   }
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, a->fn);
+  lua_State *co = sd_task_calling(a->fn);
   lua_xmove(L, co, 1);
   sd_l_conn_serve(c, co, 1);
 }

@@ -1,8 +1,8 @@
 /* The connection as a handler sees it: a userdata with the C struct inside.
- * l_connection.c has its life and its small methods, l_read.c and l_write.c the
- * two directions, l_move.c its ways from one code or loop to another, l_pipe.c and
- * l_connect.c what their names say; l_transport.c lets code of the user's carry the
- * bytes of one. */
+ * l_connection.c has its life, l_closing.c the ways in which it ends, l_read_op.c and
+ * l_write.c the two directions, l_move.c its ways from one code or loop to another,
+ * l_peer.c, l_settings.c, l_stats.c, l_pipe.c and l_connect.c what their names say;
+ * l_transport.c lets code of the user's carry the bytes of one. */
 #ifndef SD_L_CONNECTION_H
 #define SD_L_CONNECTION_H
 
@@ -88,20 +88,6 @@ l_conn *sd_l_conn_check(lua_State *L, int index);
 /* Starts its handler: function and `nargs` arguments are on co. */
 void sd_l_conn_serve(l_conn *c, lua_State *co, int nargs);
 
-/* Says "shutdown" once, now or at the next place where it may be said: in a read, or
- * in the task's waits where the pool runs tasks. */
-void sd_l_conn_drain(l_conn *c);
-
-/* Runs what on_close was given, each function in a task of its own. */
-void sd_l_conn_run_on_close(l_conn *c, sd_end why);
-
-/* Closes at once, for this reason; the handler gets one more turn, then ends. */
-void sd_l_conn_cut(l_conn *c, sd_end why, bool reset);
-
-/* Other limits for an open connection; but what its handler has chosen for itself
- * stays. Waits under way go by them. */
-void sd_l_conn_take_limits(l_conn *c, const sd_conn_limits *limits);
-
 /* Notes something rare for its history; what is gone has no more of it. */
 static inline void sd_l_conn_happened(l_conn *c, l_happening kind, uint32_t about) {
   if (c->gone) return;
@@ -110,13 +96,51 @@ static inline void sd_l_conn_happened(l_conn *c, l_happening kind, uint32_t abou
 
 void sd_l_conn_push_id(lua_State *L, const l_conn *c);
 
+/* Pushes the table that goes with it, for what methods keep there: it is the argument at 1. */
+void sd_l_conn_push_extra(lua_State *L, l_conn *c);
+
+/* ---- l_closing.c ---- */
+void sd_l_closing_register(lua_State *L); /* adds methods to the table on top */
+
+/* Says "shutdown" once, now or at the next place where it may be said: in a read, or
+ * in the task's waits where the pool runs tasks. */
+void sd_l_conn_drain(l_conn *c);
+
+/* Closes at once, for this reason; the handler gets one more turn, then ends. */
+void sd_l_conn_cut(l_conn *c, sd_end why, bool reset);
+
+/* How it ended, from what the handler saw last. */
+sd_end sd_l_conn_judge(const l_conn *c);
+
+/* Who reads is told "closed", and who writes `write_err`. */
+void sd_l_conn_fail_waiters(l_conn *c, int write_err);
+
+/* Runs what on_close was given, each function in a task of its own. */
+void sd_l_conn_run_on_close(l_conn *c, sd_end why);
+
+/* Both, for the reason that is noted. */
+void sd_l_conn_tell_end(l_conn *c, int write_err);
+
+/* ---- l_settings.c ---- */
+void sd_l_settings_register(lua_State *L); /* adds methods to the table on top */
+
+/* Other limits for an open connection; but what its handler has chosen for itself
+ * stays. Waits under way go by them. */
+void sd_l_conn_take_limits(l_conn *c, const sd_conn_limits *limits);
+
+/* ---- l_peer.c ---- */
+void sd_l_peer_register(lua_State *L); /* adds methods to the table on top */
+
 /* Pushes the peer in text: "ip:port", a unix path or "". */
 void sd_l_conn_push_peer(lua_State *L, const l_conn *c);
 void sd_l_conn_push_local(lua_State *L, const l_conn *c);
 
-/* ---- l_read.c ---- */
-void sd_l_read_register(lua_State *L);      /* adds methods to the table on top */
-void sd_l_read_register_core(lua_State *L); /* core.read_iterators */
+void sd_l_stats_register(lua_State *L);          /* l_stats.c: adds methods to the table on top */
+void sd_l_read_register(lua_State *L);           /* l_read.c: adds methods to the table on top */
+void sd_l_iterators_register(lua_State *L);      /* l_iterators.c: adds methods to the table on top */
+void sd_l_iterators_register_core(lua_State *L); /* core.read_iterators */
+
+/* ---- l_read_op.c: what ends the wait of a read, or changes it ---- */
 void sd_l_read_on_readable(sd_conn *conn);
 void sd_l_read_on_deadline(sd_conn *conn);
 void sd_l_read_fail(l_conn *c, int err);

@@ -111,8 +111,7 @@ static void ask(l_pool *pool, int fd, const struct sockaddr *peer) {
   sd_loop_arm(&sd_the_vm.loop, &a->timer, sd_loop_now(&sd_the_vm.loop) + THINKING_TIME);
   char host[SD_SOCKADDR_TEXT];
   socklen_t length = peer->sa_family == AF_UNIX ? sizeof peer->sa_family : sizeof(struct sockaddr_storage);
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, full->on_full);
+  lua_State *co = sd_task_calling(full->on_full);
   lua_pushnumber(co, a->serial);
   lua_pushstring(co, sd_sockaddr_host(peer, length, host, sizeof host));
   lua_pushinteger(co, sd_sockaddr_port(peer));

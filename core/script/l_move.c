@@ -387,8 +387,7 @@ static int l_on_gone(lua_State *L) {
 
 void sd_l_move_gone(l_conn *c) {
   if (c->born_loop == 0 || on_gone == LUA_NOREF) return;
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, on_gone);
+  lua_State *co = sd_task_calling(on_gone);
   sd_l_conn_push_id(co, c);
   sd_task_spawn(co, 1, NULL);
 }

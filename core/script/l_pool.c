@@ -76,8 +76,7 @@ static void free_generation(l_pool *pool, l_generation *g) {
 
 void sd_l_pool_tell(sd_ref fn, const char *word, double number) {
   if (fn == LUA_NOREF) return;
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, fn);
+  lua_State *co = sd_task_calling(fn);
   lua_pushstring(co, word);
   lua_pushnumber(co, number);
   sd_task_spawn(co, 2, NULL);
@@ -85,8 +84,7 @@ void sd_l_pool_tell(sd_ref fn, const char *word, double number) {
 
 static void tell_drained(l_pool *pool, const l_generation *g) {
   if (pool->on_drained == LUA_NOREF) return;
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, pool->on_drained);
+  lua_State *co = sd_task_calling(pool->on_drained);
   lua_pushnumber(co, (lua_Number)g->number);
   sd_task_spawn(co, 1, NULL);
 }
@@ -137,8 +135,7 @@ void sd_l_pool_conn_over(l_conn *c, sd_task_end how, const char *error) {
   const l_generation *g = c->generation;
   if (c->conn.end == SD_END_ERROR) sd_trial_failed(trial_of(c->pool), g->number);
   if (g->finish == LUA_NOREF || (how == SD_TASK_ENDED && !g->always)) return;
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, g->finish);
+  lua_State *co = sd_task_calling(g->finish);
   sd_vm_push_anchored(co, c);
   lua_pushstring(co, sd_end_name((sd_end)c->conn.end));
   if (error != NULL) lua_pushstring(co, error);
@@ -153,8 +150,7 @@ static void push_row(lua_State *L, l_conn *c);
 
 static void tell_ended(l_conn *c) {
   if (c->pool->on_ended == LUA_NOREF) return;
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, c->pool->on_ended);
+  lua_State *co = sd_task_calling(c->pool->on_ended);
   push_row(co, c);
   sd_task_spawn(co, 1, NULL);
 }
@@ -257,8 +253,7 @@ int sd_l_pool_serve(
   sd_trial_served(trial_of(pool), g->number);
   sd_scoreboard_count_accepted(sd_the_vm.scoreboard, pool->index);
   sd_l_alarm_look(pool);
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, g->fn);
+  lua_State *co = sd_task_calling(g->fn);
   lua_xmove(L, co, 1);
   lua_rawgeti(co, LUA_REGISTRYINDEX, g->args);
   sd_l_conn_serve(c, co, 2 + sd_l_transport_push_ends(co, c));

@@ -18,8 +18,7 @@ static void run_own_turn(sd_deferred *deferred) {
 static sd_deferred own_turn = { .run = run_own_turn };
 
 static void tell_other(uint32_t slot) {
-  lua_State *co = sd_task_coroutine();
-  lua_rawgeti(co, LUA_REGISTRYINDEX, on_turn);
+  lua_State *co = sd_task_calling(on_turn);
   lua_pushinteger(co, (lua_Integer)slot);
   sd_task_spawn(co, 1, NULL);
 }
@@ -80,10 +79,7 @@ static int l_ring(lua_State *L) {
 void sd_l_turn_register(lua_State *L);
 
 void sd_l_turn_register(lua_State *L) {
-  lua_pushcfunction(L, l_on_turn);
-  lua_setfield(L, -2, "on_turn");
-  lua_pushcfunction(L, l_turn);
-  lua_setfield(L, -2, "turn");
-  lua_pushcfunction(L, l_ring);
-  lua_setfield(L, -2, "ring");
+  static const luaL_Reg functions[] = { { "on_turn", l_on_turn }, { "turn", l_turn }, { "ring", l_ring },
+    { NULL, NULL } };
+  luaL_register(L, NULL, functions);
 }

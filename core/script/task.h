@@ -72,6 +72,13 @@ struct sd_task {
 /* A coroutine, spare or new, anchored. Put function and arguments on it. */
 lua_State *sd_task_coroutine(void);
 
+/* The same with a function on it that is kept: put its arguments on it. */
+static inline lua_State *sd_task_calling(sd_ref fn) {
+  lua_State *co = sd_task_coroutine();
+  lua_rawgeti(co, LUA_REGISTRYINDEX, fn);
+  return co;
+}
+
 /* From now on other code runs: no coroutine that ran before is used again. LuaJIT
  * does not clear the slots of a new frame, so a spare one would keep what the old
  * code left there alive as long as its new task lives. */

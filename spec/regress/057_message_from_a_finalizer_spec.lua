@@ -4,30 +4,15 @@
 -- after it.
 local client = require "spec.support.client"
 local laboratory = require "spec.support.laboratory"
+local late_collector = require "spec.support.late_collector"
 local server = require "spec.support.server"
 
--- The collector rests until the line is all that is missing, so that it is the line which runs it.
-local BODY = [[
-  local function leave_to_the_collector()
-    getmetatable(newproxy(true)).__gc = function() conn:post "from a finalizer" end
-  end
-  sd.spawn(function()
-    while sd.sleep(0.01) do
-      if waits then
-        waits = false
-        conn:write "now\n"
-        collectgarbage "restart"
-      end
-    end
-  end)
-  collectgarbage("setstepmul", 1000000)
-  for _ = 1, 20 do
-    collectgarbage "stop"
-    leave_to_the_collector()
-    waits = true
+-- It is the line that runs the collector.
+local BODY = late_collector [[
+  rounds(20, proxy(function() conn:post "from a finalizer" end), function()
     say(conn:event { frames = "l" })
     say(conn:event { frames = "l" })
-  end
+  end, function() say "now" end)
 ]]
 
 describe("a finalizer that posts to the connection that is being read", function()

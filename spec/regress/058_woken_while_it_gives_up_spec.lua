@@ -3,29 +3,13 @@
 -- task waiting that is just being told why it does not wait any more.
 local client = require "spec.support.client"
 local laboratory = require "spec.support.laboratory"
+local late_collector = require "spec.support.late_collector"
 local server = require "spec.support.server"
 
--- The collector rests until only the timeout is missing, so that it is the word which runs it.
-local BODY = [[
+-- It is the word that runs the collector.
+local BODY = late_collector [[
   local values = sd.channel(100)
-  local function leave_to_the_collector()
-    getmetatable(newproxy(true)).__gc = function() values:try_send "from a finalizer" end
-  end
-  sd.spawn(function()
-    while sd.sleep(0.01) do
-      if waits then
-        waits = false
-        collectgarbage "restart"
-      end
-    end
-  end)
-  collectgarbage("setstepmul", 1000000)
-  for _ = 1, 20 do
-    collectgarbage "stop"
-    leave_to_the_collector()
-    waits = true
-    say(values:receive(0.03))
-  end
+  rounds(20, proxy(function() values:try_send "from a finalizer" end), function() say(values:receive(0.03)) end)
 ]]
 
 describe("a finalizer that sends to a task which is being told that its time is over", function()

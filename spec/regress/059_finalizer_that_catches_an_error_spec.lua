@@ -5,36 +5,20 @@
 -- made for a coroutine that waits is made elsewhere, and moved.
 local client = require "spec.support.client"
 local laboratory = require "spec.support.laboratory"
+local late_collector = require "spec.support.late_collector"
 local server = require "spec.support.server"
 
--- The collector rests until what ends the wait is all that is missing, so that it is this which runs it.
-local BODY = [[
+-- It is the line, or the word, that runs the collector.
+local BODY = late_collector [[
   local ffi = require "ffi"
   local ran = 0
   local leave = {
-    caught = function()
-      getmetatable(newproxy(true)).__gc = function() ran = ran + 1 pcall(error, "caught") end
-    end,
+    caught = proxy(function() ran = ran + 1 pcall(error, "caught") end),
     logged = function()
       ffi.gc(ffi.new "int[1]", function() ran = ran + 1 error "in a finalizer" end)
     end,
   }
-  sd.spawn(function()
-    while sd.sleep(0.01) do
-      if waits then
-        waits = false
-        conn:write "now\n"
-        collectgarbage "restart"
-      end
-    end
-  end)
-  collectgarbage("setstepmul", 1000000)
-  for _ = 1, 10 do
-    collectgarbage "stop"
-    leave.%s()
-    waits = true
-    say(%s)
-  end
+  rounds(10, leave.%s, function() say(%s) end, function() say "now" end)
   collectgarbage()
   say(ran > 0)
 ]]

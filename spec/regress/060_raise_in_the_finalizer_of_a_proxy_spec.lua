@@ -2,25 +2,12 @@
 -- nobody was there to catch it, and the worker ended. Now it is caught and logged, as one of the FFI is.
 local client = require "spec.support.client"
 local laboratory = require "spec.support.laboratory"
+local late_collector = require "spec.support.late_collector"
 local server = require "spec.support.server"
 
--- The collector rests until only the timeout is missing, so that it is the word for that which runs it.
-local BODY = [[
-  sd.spawn(function()
-    while sd.sleep(0.01) do
-      if waits then
-        waits = false
-        collectgarbage "restart"
-      end
-    end
-  end)
-  collectgarbage("setstepmul", 1000000)
-  for _ = 1, 10 do
-    collectgarbage "stop"
-    getmetatable(newproxy(true)).__gc = function() error "raised in a proxy" end
-    waits = true
-    say(conn:read("l", { timeout = 0.03 }))
-  end
+-- It is the word for the timeout that runs the collector.
+local BODY = late_collector [[
+  rounds(10, proxy(function() error "raised in a proxy" end), function() say(conn:read("l", { timeout = 0.03 })) end)
 ]]
 
 describe("a raise in the finalizer of a proxy", function()

@@ -1,5 +1,5 @@
 --- conn:event, conn:wait and conn:active: a straight line that takes what comes, bytes from the peer or messages from
--- others. Messages never move the idle timer: what a wait had left goes on to the next one (l_read.c).
+-- others. Messages never move the idle timer: what a wait had left goes on to the next one (l_read_op.c).
 
 local core = require "sockdrawer.core"
 local mailbox = require "sockdrawer.messages.mailbox"
