@@ -58,6 +58,7 @@ struct l_conn {
   bool departed;               /* it lives on in another process */
   bool uncounted;              /* it takes no place of its pool's */
   bool raw;                    /* somebody else reads and writes: conn:raw */
+  bool packed;                 /* just now, for another process */
   bool has_mail, message_next; /* its mailbox is not empty; the last event was not from there */
   bool in_directory, handler_over, gone, has_extra, has_on_close;
   bool presents; /* its transport knows better who the peer is, and where it came to */
@@ -159,20 +160,23 @@ void sd_l_write_retime(l_conn *c);
 typedef struct l_lent {
   char *block; /* NULL: not lent now */
   size_t length;
+  bool copied; /* just now: it cannot be given back */
 } l_lent;
 void sd_l_lent_register(lua_State *L);
 l_lent *sd_l_lent_new(lua_State *L);
 l_lent *sd_l_lent_test(lua_State *L, int index); /* NULL for anything else */
 bool sd_l_lent_take_block(l_lent *lent);         /* false: out of memory */
 void sd_l_lent_give_back(l_lent *lent);
+/* Pushes `length` of its bytes, from the one at `from`, as a string. */
+void sd_l_lent_push(lua_State *L, l_lent *lent, size_t from, size_t length);
 
 /* ---- l_give.c ---- */
 void sd_l_give_register(lua_State *L); /* adds methods to the table on top */
 void sd_l_give_end_raw(l_conn *c);     /* whoever has the descriptor learns of the end */
 
-/* A pipe, or somebody outside, has its bytes: nobody else may read or write. */
+/* A pipe, somebody outside or another process has its bytes: nobody else may read or write. */
 static inline bool sd_l_conn_taken(const l_conn *c) {
-  return c->conn.pipe != NULL || c->raw;
+  return c->conn.pipe != NULL || c->raw || c->packed;
 }
 
 /* ---- l_directory.c: connections by their ids ---- */

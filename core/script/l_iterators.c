@@ -3,8 +3,9 @@
 #include "l_read.h"
 
 static int step(lua_State *L, l_conn *c, const read_op *op) {
-  if (op->lent != NULL) sd_l_lent_give_back(op->lent);
-  if (c->reader != NULL || sd_l_conn_taken(c)) {
+  bool copied = op->lent != NULL && op->lent->copied;
+  if (op->lent != NULL && !copied) sd_l_lent_give_back(op->lent);
+  if (copied || c->reader != NULL || sd_l_conn_taken(c)) {
     c->stopped = SD_EBUSY;
     lua_pushnil(L);
     return 1;

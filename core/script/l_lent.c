@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "heap.h"
 #include "l_connection.h"
 
 #define LENT "sockdrawer.buffer"
@@ -46,14 +47,23 @@ l_lent *sd_l_lent_test(lua_State *L, int index) {
   return same ? p : NULL;
 }
 
+/* Making a string may run the collector, and that a finalizer which takes the iterator's next step. */
+void sd_l_lent_push(lua_State *L, l_lent *lent, size_t from, size_t length) {
+  lent->copied = true;
+  sd_heap_shelter(); /* an error would leave the mark */
+  sd_vm_push_bytes(L, lent->block == NULL ? "" : lent->block + from, length);
+  sd_heap_expose();
+  lent->copied = false;
+}
+
 static int l_length(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)((l_lent *)luaL_checkudata(L, 1, LENT))->length);
   return 1;
 }
 
 static int l_tostring(lua_State *L) {
-  const l_lent *lent = luaL_checkudata(L, 1, LENT);
-  lua_pushlstring(L, lent->block, lent->length);
+  l_lent *lent = luaL_checkudata(L, 1, LENT);
+  sd_l_lent_push(L, lent, 0, lent->length);
   return 1;
 }
 
@@ -64,7 +74,7 @@ static size_t position(lua_Integer i, size_t length) {
 }
 
 static int l_sub(lua_State *L) {
-  const l_lent *lent = luaL_checkudata(L, 1, LENT);
+  l_lent *lent = luaL_checkudata(L, 1, LENT);
   size_t from = position(luaL_optinteger(L, 2, 1), lent->length);
   size_t to = position(luaL_optinteger(L, 3, -1), lent->length);
   if (from < 1) from = 1;
@@ -72,7 +82,7 @@ static int l_sub(lua_State *L) {
   if (from > to)
     lua_pushliteral(L, "");
   else
-    lua_pushlstring(L, lent->block + from - 1, to - from + 1);
+    sd_l_lent_push(L, lent, from - 1, to - from + 1);
   return 1;
 }
 

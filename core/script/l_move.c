@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "heap.h"
 #include "l_pool.h"
 #include "l_shared.h"
 
@@ -115,9 +116,17 @@ static void put_number(lua_State *L, const char *key, double value) {
   lua_setfield(L, -2, key);
 }
 
-static void put_bytes(lua_State *L, const char *key, const sd_buffer *bytes) {
-  lua_pushlstring(L, sd_buffer_length(bytes) > 0 ? sd_buffer_bytes(bytes) : "", sd_buffer_length(bytes));
+/* Meanwhile nobody has them: making a string may run the collector, and that a finalizer which
+ * closes the connection. */
+static void put_bytes(lua_State *L, const char *key, const l_conn *c, sd_buffer *bytes) {
+  sd_buffer held = *bytes;
+  *bytes = (sd_buffer){ 0 };
+  sd_vm_push_bytes(L, sd_buffer_length(&held) > 0 ? sd_buffer_bytes(&held) : "", sd_buffer_length(&held));
   lua_setfield(L, -2, key);
+  if (c->conn.state == SD_CONN_OPEN)
+    *bytes = held;
+  else
+    sd_buffer_free(&held);
 }
 
 static void put_flag(lua_State *L, const char *key, bool value) {
@@ -143,18 +152,13 @@ static void pack_history(lua_State *L, const l_conn *c) {
   lua_setfield(L, -2, "history");
 }
 
-/* _pack() → everything that the other process needs to go on | nil, word. */
-static int l_pack(lua_State *L) {
-  l_conn *c = sd_l_conn_check(L, 1);
+static void pack(lua_State *L, l_conn *c) {
   uint64_t now = sd_loop_now(c->conn.loop);
-  sd_conn_flush(&c->conn); /* the less has to travel */
-  if (c->conn.state != SD_CONN_OPEN || c->conn.err != 0) return sd_push_failure(L, SD_ECLOSED);
-  if (c->reader != NULL || c->writers != NULL) return sd_push_failure(L, SD_EBUSY);
   lua_createtable(L, 0, 22);
   sd_l_conn_push_id(L, c);
   lua_setfield(L, -2, "id");
-  put_bytes(L, "input", &c->conn.in);
-  put_bytes(L, "output", &c->conn.out);
+  put_bytes(L, "input", c, &c->conn.in);
+  put_bytes(L, "output", c, &c->conn.out);
   put_number(L, "generation", (double)c->task.generation);
   put_number(L, "bytes_in", (double)c->conn.bytes_in);
   put_number(L, "bytes_out", (double)c->conn.bytes_out);
@@ -174,7 +178,20 @@ static int l_pack(lua_State *L) {
   put_flag(L, "follows", c->follows);
   put_flag(L, "uncounted", c->uncounted);
   put_flag(L, "owns", c->task.owns);
-  return 1;
+}
+
+/* _pack() → everything that the other process needs to go on | nil, word. */
+static int l_pack(lua_State *L) {
+  l_conn *c = sd_l_conn_check(L, 1);
+  sd_conn_flush(&c->conn); /* the less has to travel */
+  if (c->conn.state != SD_CONN_OPEN || c->conn.err != 0) return sd_push_failure(L, SD_ECLOSED);
+  if (c->reader != NULL || c->writers != NULL) return sd_push_failure(L, SD_EBUSY);
+  c->packed = true;
+  sd_heap_shelter(); /* an error would leave the mark */
+  pack(L, c);
+  sd_heap_expose();
+  c->packed = false;
+  return c->conn.state == SD_CONN_OPEN ? 1 : sd_push_failure(L, SD_ECLOSED);
 }
 
 /* _rehome(pid): what it owns ends with that process from now on. */

@@ -106,14 +106,8 @@ static int l_read_until(lua_State *L) {
   bool inclusive = false;
   if (lua_istable(L, 3)) inclusive = field_true(L, 3, "inclusive");
   sd_l_read_take_options(L, 3, &op);
-  sd_task *task = sd_task_here(L, "conn:read_until");
-  if (c->reader != NULL || sd_l_conn_taken(c)) return sd_push_failure(L, SD_EBUSY);
-  char *copy = malloc(length); /* the wait may outlive the argument */
-  if (copy == NULL) return sd_push_failure(L, -ENOMEM);
-  c->op = op;
-  c->op.frame = sd_frame_until(needle, length, inclusive);
-  c->op.frame.needle = memcpy(copy, needle, length);
-  return sd_l_read_perform(L, c, task);
+  op.frame = sd_frame_until(needle, length, inclusive);
+  return sd_l_read_begin(L, c, &op, "conn:read_until");
 }
 
 /* A kind by name, or { length = "u32be", at =, header =, includes_header = }. */

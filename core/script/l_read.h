@@ -13,10 +13,6 @@ enum { SD_L_READ_STEP = 65536 }; /* bytes that are asked of the socket at once, 
  * "busy" where another one reads; raises, naming `what`, where nothing may wait. */
 int sd_l_read_begin(lua_State *L, l_conn *c, const read_op *op, const char *what);
 
-/* The same when all that is checked, and the operation is in c->op. The bytes of a needle
- * there are its own, and freed with its end. */
-int sd_l_read_perform(lua_State *L, l_conn *c, sd_task *task);
-
 /* What the operation in c->op gives without a wait; 0: nothing yet. */
 int sd_l_read_now(lua_State *L, l_conn *c);
 

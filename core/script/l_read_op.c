@@ -350,7 +350,7 @@ int sd_l_read_now(lua_State *L, l_conn *c) {
   return n;
 }
 
-int sd_l_read_perform(lua_State *L, l_conn *c, sd_task *task) {
+static int perform(lua_State *L, l_conn *c, sd_task *task) {
   int n = finds_nothing(c) ? 0 : sd_l_read_now(L, c);
   if (n == 0 && !set_deadline(c)) n = give_up(c, L, SD_ETIMEOUT, SIZE_MAX);
   if (n > 0) {
@@ -369,13 +369,23 @@ static void cap_now(l_conn *c) {
   if (c->op.cap == CAP_BUFFER) c->op.max = limits->read_buffer;
 }
 
+/* The wait may outlive the argument that it lies in. */
+static int keep_needle(sd_frame *frame) {
+  if (frame->shape != SD_FRAME_NEEDLE) return 0;
+  char *copy = malloc(frame->needle_len);
+  if (copy == NULL) return -ENOMEM;
+  frame->needle = memcpy(copy, frame->needle, frame->needle_len);
+  return 0;
+}
+
 int sd_l_read_begin(lua_State *L, l_conn *c, const read_op *op, const char *what) {
   sd_task *task = sd_task_here(L, what);
   if (c->reader != NULL || sd_l_conn_taken(c)) return sd_push_failure(L, SD_EBUSY);
   c->op = *op;
+  if (op->kind == READ_FRAME && keep_needle(&c->op.frame) != 0) return sd_push_failure(L, -ENOMEM);
   cap_now(c);
   if (op->follow && !op->driven) c->follows = true;
-  return sd_l_read_perform(L, c, task);
+  return perform(L, c, task);
 }
 
 /* ---- events ---- */

@@ -194,9 +194,9 @@ static int keep(lua_State *L, int index, int list, int n) {
     }
     return n;
   }
-  const l_lent *lent = sd_l_lent_test(L, index);
+  l_lent *lent = sd_l_lent_test(L, index);
   if (lent != NULL)
-    lua_pushlstring(L, lent->block, lent->length);
+    sd_l_lent_push(L, lent, 0, lent->length);
   else if (lua_isuserdata(L, index))
     push_buffer_bytes(L, index);
   else

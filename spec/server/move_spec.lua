@@ -156,6 +156,23 @@ describe("move", function()
     assert.equal("y", client.ask(c, "y"))
   end)
 
+  -- It did not know of read_until that it follows.
+  for _, read in ipairs { "conn:read('l', { follow = true })", "conn:read_until('\\n', { follow = true })" } do
+    it(("waits for a straight line that has read with follow: %s"):format(read), function()
+      local s = start(([[
+        return function(conn)
+          while %s do conn:read(1, { timeout = 0.3 }) end
+          return conn:become()
+        end]]):format(read))
+      local c = s:connect()
+      local row = only_row(s)
+      c:send "x\n"
+      assert.is_truthy(process.eventually(function() return only_row(s).bytes_in == 2 end))
+      assert.is_table(move(s, row.id, other(row.loop)))
+      assert.equal(other(row.loop), only_row(s).loop)
+    end)
+  end
+
   it("gives up at the deadline, and changes nothing", function()
     local s = start(callbacks("a", "function M.also(_, line) if line == 'slow' then sd.sleep(0.6) end end"))
     local c = s:connect()
