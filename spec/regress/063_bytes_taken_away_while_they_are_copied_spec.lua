@@ -1,6 +1,6 @@
--- A string of bytes that a connection holds was made from where they lay: making it may run the collector, and that a
--- finalizer of the user's which takes the next step of conn:buffers(), puts bytes back, or closes the connection. So the
--- string could be of freed memory. Now a step is refused while a buffer is copied, and nobody reads or writes a
+-- A string of bytes that a connection holds was made from where they lay. Making it may run the collector, and that a
+-- finalizer of the user's which takes the next step of conn:buffers(), puts bytes back, or closes the connection: so
+-- the string could be of freed memory. Now a step is refused while a buffer is copied, and nobody reads or writes a
 -- connection while it is packed for another loop.
 local client = require "spec.support.client"
 local laboratory = require "spec.support.laboratory"
