@@ -114,9 +114,9 @@ void sd_loop_turn(sd_loop *loop, bool wait) {
 }
 
 void sd_loop_run(sd_loop *loop) {
-  loop->stopped = false;
   uv_update_time(&loop->uv);
   while (!loop->stopped) sd_loop_turn(loop, true);
+  loop->stopped = false;
 }
 
 void sd_loop_stop(sd_loop *loop) {

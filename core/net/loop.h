@@ -63,7 +63,7 @@ struct sd_loop {
 /* Prepares the loop. 0 or a negative UV_E…; on failure nothing is left. */
 int sd_loop_init(sd_loop *loop);
 
-/* Takes turns until sd_loop_stop. */
+/* Takes turns until sd_loop_stop, which may have come before. */
 void sd_loop_run(sd_loop *loop);
 void sd_loop_stop(sd_loop *loop);
 
