@@ -72,8 +72,9 @@ static void on_libuv(sd_source *source, uint32_t events) {
   loop->libuv_due = true;
 }
 
-/* How long a poll may take at most, in milliseconds; -1: for ever. */
-static int patience(const sd_loop *loop) {
+/* How long a poll may take at most, in milliseconds; -1: for ever. From now on, and tasks have just run. */
+static int patience(sd_loop *loop) {
+  uv_update_time(&loop->uv);
   int libuv = uv_backend_timeout(&loop->uv);
   uint64_t next = sd_timers_next(&loop->timers), now = sd_loop_now(loop);
   if (next == UINT64_MAX) return libuv;
@@ -84,21 +85,24 @@ static int patience(const sd_loop *loop) {
 
 static void poll_sockets(sd_loop *loop, int ms) {
   int n = sd_bare_epoll_wait(loop->epoll, loop->batch, SD_LOOP_BATCH, ms);
-  if (ms != 0) uv_update_time(&loop->uv);
+  uv_update_time(&loop->uv);
   if (n <= 0) return;
   loop->batch_count = n;
   run_batch(loop);
 }
 
 static void run_timers(sd_loop *loop) {
-  uv_update_time(&loop->uv);
   uint64_t now = sd_loop_now(loop);
   if (sd_timers_next(&loop->timers) <= now) sd_timers_run(&loop->timers, now);
 }
 
-/* What no descriptor tells of: handles that close, descriptors that it has not registered yet, timers. */
+/* No descriptor tells of handles that close, descriptors that it has not registered yet, and timers. */
+static bool is_libuv_due(const sd_loop *loop) {
+  return loop->libuv_due || loop->libuv_always || uv_backend_timeout(&loop->uv) == 0;
+}
+
 static void poll_libuv(sd_loop *loop) {
-  if (!loop->libuv_due && uv_backend_timeout(&loop->uv) != 0) return;
+  if (!is_libuv_due(loop)) return;
   loop->libuv_due = false;
   uv_run(&loop->uv, UV_RUN_NOWAIT);
 }

@@ -43,7 +43,8 @@ struct sd_loop {
   uv_loop_t uv;
   uv_prepare_t presence; /* does nothing: without a handle libuv takes itself for over */
   sd_source libuv;       /* its epoll, in ours */
-  bool libuv_due, stopped;
+  bool libuv_due, libuv_always; /* it is to have its turn: in this one; in each */
+  bool stopped;
   int epoll;
   int batch_at, batch_count; /* the batch under way, for sd_loop_unwatch */
   sd_timers timers;

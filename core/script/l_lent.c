@@ -49,11 +49,12 @@ l_lent *sd_l_lent_test(lua_State *L, int index) {
 
 /* Making a string may run the collector, and that a finalizer which takes the iterator's next step. */
 void sd_l_lent_push(lua_State *L, l_lent *lent, size_t from, size_t length) {
+  bool outer = lent->copied;
   lent->copied = true;
   sd_heap_shelter(); /* an error would leave the mark */
   sd_vm_push_bytes(L, lent->block == NULL ? "" : lent->block + from, length);
   sd_heap_expose();
-  lent->copied = false;
+  lent->copied = outer;
 }
 
 static int l_length(lua_State *L) {

@@ -373,9 +373,9 @@ static void cap_now(l_conn *c) {
 static int keep_needle(sd_frame *frame) {
   if (frame->shape != SD_FRAME_NEEDLE) return 0;
   char *copy = malloc(frame->needle_len);
-  if (copy == NULL) return -ENOMEM;
-  frame->needle = memcpy(copy, frame->needle, frame->needle_len);
-  return 0;
+  if (copy != NULL) memcpy(copy, frame->needle, frame->needle_len);
+  frame->needle = copy;
+  return copy != NULL ? 0 : -ENOMEM;
 }
 
 int sd_l_read_begin(lua_State *L, l_conn *c, const read_op *op, const char *what) {
@@ -411,7 +411,7 @@ void sd_l_read_on_readable(sd_conn *conn) {
 void sd_l_read_on_deadline(sd_conn *conn) {
   l_conn *c = (l_conn *)conn;
   if (c->reader == NULL) return;
-  conn->readable = true; /* timers come before sockets: it may lie there already */
+  conn->readable = true; /* it may lie there already, and its event not be in this turn's */
   int n = try_op(c, c->reader->co);
   if (n == 0) {
     uint64_t owner = sd_conn_terms_of(conn)->owner;

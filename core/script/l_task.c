@@ -286,6 +286,14 @@ static int l_loading(lua_State *L) {
   return 1;
 }
 
+/* finalizing(whether) → what it was before. */
+static int l_finalizing(lua_State *L) {
+  bool before = sd_the_vm.finalizing;
+  sd_the_vm.finalizing = lua_toboolean(L, 1);
+  lua_pushboolean(L, before);
+  return 1;
+}
+
 /* dropped_message(): one was refused, or lost, for want of room. */
 static int l_dropped_message(lua_State *L) {
   const sd_scoreboard *sb = sd_the_vm.scoreboard;
@@ -328,6 +336,7 @@ static const luaL_Reg functions[] = {
   { "time", l_time },
   { "owner", l_owner_new },
   { "loading", l_loading },
+  { "finalizing", l_finalizing },
   { "identify", l_identify },
   { "dropped_message", l_dropped_message },
   { "on_task_error", l_on_task_error },

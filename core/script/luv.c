@@ -36,11 +36,26 @@ static int run_callback(lua_State *L, int nargs, int nresults, int flags) {
 }
 
 static int refuse(lua_State *L) {
-  return luaL_error(L, "uv.run and uv.stop belong to sockdrawer: its loop runs already");
+  return luaL_error(L, "uv.run, uv.stop and uv.walk belong to sockdrawer: its loop runs already, with handles of its own");
 }
 
 static void refuse_field(lua_State *L, const char *key) {
   lua_pushcfunction(L, refuse);
+  lua_setfield(L, -2, key);
+}
+
+/* Its callbacks are to run in each turn, also where libuv has nothing else to do. */
+static int take_turns(lua_State *L) {
+  sd_the_vm.loop.libuv_always = true;
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+  return lua_gettop(L);
+}
+
+static void take_turns_from(lua_State *L, const char *key) {
+  lua_getfield(L, -1, key);
+  lua_pushcclosure(L, take_turns, 1);
   lua_setfield(L, -2, key);
 }
 
@@ -86,6 +101,9 @@ static int l_luv(lua_State *L) {
   lua_call(L, 1, 1);
   refuse_field(L, "run");
   refuse_field(L, "stop");
+  refuse_field(L, "walk");
+  take_turns_from(L, "new_prepare");
+  take_turns_from(L, "new_check");
   lua_pushvalue(L, -1);
   lua_setfield(L, LUA_REGISTRYINDEX, "sockdrawer.luv");
   return 1;

@@ -366,6 +366,7 @@ sd_task *sd_task_spawn(lua_State *co, int nargs, sd_owner *owner) {
 /* Known before anything refers to the wait. */
 static const char *why_not_wait(lua_State *L) {
   if (sd_the_vm.loading) return "cannot wait while a module loads";
+  if (sd_the_vm.finalizing) return "cannot wait in a finalizer";
   if (sd_the_vm.current == NULL) return "only a task can wait; start one with sd.spawn";
   if (sd_the_vm.current->state != SD_TASK_RUNNING) return "cannot wait in a coroutine that another library resumes";
   if (!lua_isyieldable(L)) return "cannot wait inside a callback of a C function, like table.sort or string.gsub";
@@ -379,9 +380,10 @@ sd_task *sd_task_here(lua_State *L, const char *what) {
   return sd_the_vm.current;
 }
 
-/* No finalizer can yield, and nobody else who cannot is hurt by a later turn. */
+/* A finalizer may be that of somebody's library, of which nobody has told us: it cannot yield,
+ * and nobody else who cannot is hurt by a later turn. */
 bool sd_task_interrupts(lua_State *L) {
-  return !lua_isyieldable(L);
+  return sd_the_vm.finalizing || !lua_isyieldable(L);
 }
 
 int sd_task_later(lua_State *L, lua_CFunction fn) {

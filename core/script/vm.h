@@ -25,7 +25,8 @@ typedef struct {
   sd_task *current; /* the task in Lua right now */
   sd_task *ready, **ready_tail;
   unsigned nready;
-  bool loading; /* a module body runs: nothing may wait */
+  bool loading;    /* a module body runs: nothing may wait */
+  bool finalizing; /* and so does a finalizer of the user's, in the middle of something */
   sd_ref on_task_error, on_task_over;
   sd_ref anchors;                  /* table: light userdata → the object it names */
   lua_State *spares[SD_VM_SPARES]; /* coroutines that ended well */

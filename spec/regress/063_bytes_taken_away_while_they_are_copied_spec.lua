@@ -14,7 +14,10 @@ local STEP = [[
   conn:peek(6)
   collectgarbage("setstepmul", 1000000)
   collectgarbage "stop"
-  getmetatable(newproxy(true)).__gc = function() seen = next_buffer() or conn:stopped() end
+  getmetatable(newproxy(true)).__gc = function()
+    tostring(buffer) -- a copy within the copy
+    seen = next_buffer() or conn:stopped()
+  end
   collectgarbage "restart"
   local text = %s
   say(text, seen)

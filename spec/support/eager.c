@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { EVERY = 40, TURNS = 10, FREED = 0xdb };
+enum { EVERY = 40, TURNS = 10, FREED = 0xdb, HEAVY = 2048 /* KiB */ };
 
 /* Chances are let go by, about `every` less one of them. */
 typedef struct {
@@ -60,10 +60,19 @@ static void arm(lua_State *L) {
   lua_gc(L, LUA_GCRESTART, 0);    /* and due at the next look */
 }
 
+/* A cycle costs as much as the heap is large: who fills it for ever would take for ever. */
+static void let_go_by(eager *e) {
+  uint32_t heavy = 1 + (uint32_t)lua_gc(e->L, LUA_GCCOUNT, 0) / HEAVY;
+  e->dice.left *= heavy * heavy;
+}
+
 static void *allocate(void *ud, void *block, size_t old, size_t wanted) {
   eager *e = ud;
   if (wanted == 0 && block != NULL) memset(block, FREED, old);
-  if (wanted > old && is_due(&e->dice)) arm(e->L);
+  if (wanted > old && is_due(&e->dice)) {
+    arm(e->L);
+    let_go_by(e);
+  }
   return e->inner(e->inner_ud, block, old, wanted);
 }
 

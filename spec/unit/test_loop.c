@@ -242,6 +242,36 @@ static void does_not_block_while_there_is_more_to_do(void **state) {
   while (turns > 1) sd_loop_turn(loop, true); /* hangs if one of them blocks */
 }
 
+/* ---- its clock ---- */
+
+static uint64_t burnt_until, heard_at;
+
+static bool burn(void *unused) {
+  (void)unused;
+  uint64_t start = uv_hrtime();
+  while (uv_hrtime() - start < 20000000) continue;
+  burnt_until = uv_hrtime() / 1000000;
+  return true; /* so the poll does not wait */
+}
+
+static void note_hearing(watched *w) {
+  (void)w;
+  heard_at = sd_loop_now(loop);
+}
+
+/* Waits that begin there would be over before their time. */
+static void tells_sockets_the_time_after_the_tasks(void **state) {
+  (void)state;
+  watched *w = watch();
+  w->then = note_hearing;
+  loop->on_turn = burn;
+  poke(w);
+  turn();
+  assert_int_equal(w->events, 1);
+  assert_true(heard_at >= burnt_until);
+  drop(w);
+}
+
 /* ---- libuv, the guest ---- */
 
 static int guests;
@@ -364,6 +394,7 @@ int main(void) {
     TEST(looks_at_sockets_although_a_timer_is_always_due),
     TEST(wakes_for_the_first_timer_however_they_move),
     TEST(does_not_block_while_there_is_more_to_do),
+    TEST(tells_sockets_the_time_after_the_tasks),
     TEST(wakes_for_a_timer_of_libuv),
     TEST(wakes_for_a_descriptor_that_libuv_has_not_registered_yet),
     TEST(wakes_for_work_that_a_thread_has_done),

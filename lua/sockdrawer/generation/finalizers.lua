@@ -13,6 +13,12 @@ local function settle(ok, err)
   if not ok then pcall(complain, err) end
 end
 
+-- Without the C module, as in specs, there is nothing that it could disturb.
+local function finalizing(on)
+  local core = package.loaded["sockdrawer.core"]
+  return core and core.finalizing and core.finalizing(on)
+end
+
 -- By what they guard, as long as an object has them: a thousand objects with one finalizer have one guard.
 local guards = setmetatable({}, { __mode = "v" })
 
@@ -21,7 +27,11 @@ local function guard(fn)
   if type(fn) ~= "function" then return fn end
   local made = guards[fn]
   if not made then
-    made = function(object) settle(pcall(fn, object)) end
+    made = function(object)
+      local before = finalizing(true)
+      settle(pcall(fn, object))
+      finalizing(before)
+    end
     guards[fn] = made
   end
   return made
