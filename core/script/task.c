@@ -110,9 +110,13 @@ static void end(sd_task *task, sd_task_end how, const char *error) {
     sd_vm_unanchor(task->handle);
     task->handle = NULL;
   }
-  give_back(task->co, how == SD_TASK_ENDED && task->epoch == vm->epoch);
+  lua_State *outer = vm->ended, *co = task->co;
+  bool reusable = how == SD_TASK_ENDED && task->epoch == vm->epoch;
   task->co = NULL;
+  vm->ended = co;
   task->on_end(task, how, error);
+  vm->ended = outer;
+  give_back(co, reusable);
   sd_heap_expose();
 }
 
@@ -438,6 +442,13 @@ void sd_task_report(uint64_t serial, const char *error, const void *conn) {
   lua_rawgeti(co, LUA_REGISTRYINDEX, vm->on_task_error);
   sd_vm_push_id(co, serial);
   lua_pushstring(co, error);
-  if (conn != NULL) sd_vm_push_anchored(co, conn);
-  sd_task_spawn(co, conn != NULL ? 3 : 2, NULL)->on_end = on_report_end;
+  if (conn != NULL)
+    sd_vm_push_anchored(co, conn);
+  else
+    lua_pushnil(co);
+  if (vm->ended != NULL)
+    sd_vm_push_anchored(co, vm->ended); /* Lua's tables of tasks are weak: who waits for it lives by it alone */
+  else
+    lua_pushnil(co);
+  sd_task_spawn(co, 4, NULL)->on_end = on_report_end;
 }
