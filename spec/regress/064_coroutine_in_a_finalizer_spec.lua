@@ -18,12 +18,14 @@ describe("a coroutine in a finalizer", function()
   setup(function() lab = laboratory.start() end)
   teardown(server.cleanup)
 
-  it("closes the connection after what is being read", function()
-    local c = lab:run(body("conn:close()", "note(conn:read 'l')"))
+  it("closes the connection that is being read", function()
+    local worker = lab.server:workers()[1]
+    local c = lab:run(body("conn:close()", "conn:read 'l'"))
     assert.equal("now", client.line(c))
     c:send "a line\n"
     client.expect_closed(c)
-    lab:expect_notes "a line"
+    lab:ask [[ say "still here" ]]
+    assert.equal(worker, lab.server:workers()[1])
   end)
 
   it("posts to the connection that is being read", function()
