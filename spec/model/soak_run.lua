@@ -15,7 +15,7 @@ print(("seed %d, %d clients, %g s: make soak SEED=%d CLIENTS=%d SECONDS=%g does 
   seconds, seed, clients, seconds))
 local said = 0
 local run = soak.run {
-  seed = seed, seconds = seconds, clients = clients, loops = soak.LOOPS,
+  seed = seed, seconds = seconds, clients = clients, loops = soak.LOOPS, pause = number "PAUSE",
   progress = function(so_far)
     if os.time() - said < 15 then return end
     said = os.time()
