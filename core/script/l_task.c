@@ -112,6 +112,15 @@ static int l_traceback(lua_State *L) {
   return 1;
 }
 
+/* handle:keep(table): until the task has ended, and its failure was told. */
+static int l_keep(lua_State *L) {
+  check_handle(L);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_settop(L, 2);
+  lua_setfenv(L, 1);
+  return 0;
+}
+
 static const luaL_Reg handle_methods[] = {
   { "look", l_look },
   { "traceback", l_traceback },
@@ -122,6 +131,7 @@ static const luaL_Reg handle_methods[] = {
   { "interrupt", l_interrupt },
   { "shield", l_shield },
   { "status", l_status },
+  { "keep", l_keep },
   { NULL, NULL },
 };
 

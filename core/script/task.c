@@ -98,6 +98,13 @@ static void dequeue(sd_task *task) {
 
 /* ---- the end ---- */
 
+static void *take_handle(sd_task *task) {
+  void *handle = task->handle;
+  if (handle != NULL) *(sd_task **)handle = NULL;
+  task->handle = NULL;
+  return handle;
+}
+
 static void end(sd_task *task, sd_task_end how, const char *error) {
   sd_vm *vm = &sd_the_vm;
   sd_heap_shelter(); /* whoever ends it may be short of memory, and cannot be told in here */
@@ -105,18 +112,13 @@ static void end(sd_task *task, sd_task_end how, const char *error) {
   sd_timers_disarm(&vm->loop.timers, &task->timer);
   sd_disown(&task->owned);
   sd_owner_cancel(&task->children);
-  if (task->handle != NULL) {
-    *(sd_task **)task->handle = NULL;
-    sd_vm_unanchor(task->handle);
-    task->handle = NULL;
-  }
-  lua_State *outer = vm->ended, *co = task->co;
-  bool reusable = how == SD_TASK_ENDED && task->epoch == vm->epoch;
+  give_back(task->co, how == SD_TASK_ENDED && task->epoch == vm->epoch);
   task->co = NULL;
-  vm->ended = co;
+  void *outer = vm->ended, *handle = take_handle(task);
+  vm->ended = handle;
   task->on_end(task, how, error);
   vm->ended = outer;
-  give_back(co, reusable);
+  if (handle != NULL) sd_vm_unanchor(handle);
   sd_heap_expose();
 }
 
@@ -447,7 +449,7 @@ void sd_task_report(uint64_t serial, const char *error, const void *conn) {
   else
     lua_pushnil(co);
   if (vm->ended != NULL)
-    sd_vm_push_anchored(co, vm->ended); /* Lua's tables of tasks are weak: who waits for it lives by it alone */
+    sd_vm_push_anchored(co, vm->ended); /* Lua's table of tasks is weak: theirs lives by the handle */
   else
     lua_pushnil(co);
   sd_task_spawn(co, 4, NULL)->on_end = on_report_end;

@@ -27,7 +27,7 @@ typedef struct {
   unsigned nready;
   bool loading;    /* a module body runs: nothing may wait */
   bool finalizing; /* and so does a finalizer of the user's, in the middle of something */
-  lua_State *ended; /* the coroutine of the task whose end is being told */
+  void *ended; /* the handle of the task whose end is being told, if it has one */
   sd_ref on_task_error, on_task_over;
   sd_ref anchors;                  /* table: light userdata → the object it names */
   lua_State *spares[SD_VM_SPARES]; /* coroutines that ended well */

@@ -6,7 +6,7 @@ local sync = require "sockdrawer.sync"
 
 local tasks = {}
 
--- By the id of the core's task, to find whom a failure belongs to. Weak: a task that nobody holds has no waiters.
+-- By the id of the core's task, to find whom a failure belongs to. Weak: the handle keeps a task until that is known.
 local running = setmetatable({}, { __mode = "v" })
 
 local function current()
@@ -77,6 +77,7 @@ end
 
 local function adopt(self, handle)
   self.handle, self.id = handle, handle.id
+  handle:keep(self)
   running[self.id] = self
   self.arguments = nil
 end

@@ -1,6 +1,6 @@
 -- A task that nobody waits for raises: its connection ends with it. Which that is was known only from the task's own
 -- object, and nobody held that any longer once its coroutine was dead: where the collector ran before the failure was
--- told, the connection lived on. Now whoever tells of a failure holds the coroutine.
+-- told, the connection lived on. Now whoever tells of a failure holds that object.
 local client = require "spec.support.client"
 local laboratory = require "spec.support.laboratory"
 local server = require "spec.support.server"

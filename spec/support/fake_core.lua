@@ -46,6 +46,7 @@ local function new_core()
   end
 
   function Task:status() return self.state end
+  function Task:keep(object) self.kept = object end
 
   function core.spawn(fn, ...)
     local task = setmetatable({ thread = coroutine.create(fn), children = {}, parent = core.running }, Task)
