@@ -30,8 +30,15 @@ local function resident(pid)
   return tonumber(process.read_file("/proc/" .. pid .. "/status"):match "VmRSS:%s*(%d+)")
 end
 
--- Supervisor and workers; the loader kept ready is another one after each change.
+local function has_loader(s)
+  for _, child in ipairs(process.children(s:pid())) do
+    if child.title:find "^sockdrawer: loader" then return true end
+  end
+end
+
+-- Supervisor and workers; the loader kept ready is another one after each change, and starts a little later.
 local function measure(s)
+  process.eventually(function() return has_loader(s) end)
   local pids = s:workers()
   table.insert(pids, 1, s:pid())
   local fds, kilobytes = {}, {}
